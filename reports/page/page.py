@@ -1,7 +1,8 @@
-"""The report as one HTML file: no network, no other files, the same bytes for the same runs."""
+"""The report as an HTML page: no network, the same bytes for the same runs, and no other files unless it is large."""
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,33 +12,49 @@ from markupsafe import Markup
 
 from alignbench.audit.labels import TASK as LABELS
 from alignbench.audit.labels import TITLE as LABELS_TITLE
+from alignbench.progress import Progress
 from alignbench.tasks.calibration import SUFFIX
 from reports.drawing import SYNTHETIC, Drawing, save
 from reports.evidence import Evidence
 from reports.page.data import audit_data, findings, sets_by_folder, sets_of, win_rates
 from reports.page.format import interval, pack, value, visible
-from reports.page.samples import block_of
+from reports.page.samples import blocks_of
 
 HERE = Path(__file__).parent
 SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
-SCRIPTS = ("dom.js", "format.js", "audit.js", "sample.js", "task.js", "main.js")  # in the order of their use
+SCRIPTS = ("dom.js", "format.js", "audit.js", "diff.js", "sample.js", "markdown.js", "task.js", "main.js")  # in the order of their use
+SINGLE_FILE = 25_000_000  # bytes of packed samples: a page with more has them in files beside it
+SHARD = re.compile(r"[0-9a-f]{32}\.js")
 
 
 def write_page(
-    evidence: Evidence, drawn: Sequence[Drawing], left_out: Mapping[str, str], out: Path, title: str
-) -> Path:
+    evidence: Evidence, drawn: Sequence[Drawing], left_out: Mapping[str, str], out: Path, title: str, *,
+    shards: bool | None = None, progress: Progress | None = None,
+) -> Path:  # fmt: skip
     """Write out/index.html and return its path.
 
     drawn: figures; those that `reports.drawing.save` has not yet written to out/figures are written now
     left_out: title -> reason of figures without data
+    shards: write the samples to files in out/samples, which the page reads when a task is opened; None: if there are
+        more than SINGLE_FILE bytes of them; False: never, but keep only as many as `reports.page.samples` allows
     """
+    progress = progress or Progress()
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
         titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
-    data = {f"task-{task}-{one.number}": pack(block_of(one)) for task, own in sets.items() for one in own}
+    data: dict[str, str] = {}
+    progress.start("page", sum(map(len, sets.values())), unit="tables")
+    for one in (one for own in sets.values() for one in own):
+        table, parts = blocks_of(one, cut=shards is False)
+        data[name := f"task-{one.task}-{one.number}"] = pack(table)
+        data |= {f"{name}/{number}": pack(part) for number, part in enumerate(parts)}
+        progress.advance()
+    shards = sum(map(len, data.values())) > SINGLE_FILE if shards is None else shards
+    files = _write_shards(data if shards else {}, out / "samples")
+    data = {} if shards else data
     systems = (*evidence.systems, *evidence.intermediate)
     figures = []
     for drawing in drawn:
@@ -52,7 +69,7 @@ def write_page(
         | {"tasks": {task: {"title": titles[task],
                             "sets": [{"block": f"task-{task}-{one.number}", "note": one.note} for one in own]}
                      for task, own in sets.items()}}
-        | {"anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
+        | {"files": files, "anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
     )  # fmt: skip
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
@@ -68,7 +85,7 @@ def write_page(
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
     environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups}
     text = environment.get_template("template.html").render(
-        title=title, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
+        title=title, shards=shards, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),
         documents=sum(one.documents for task, own in sets.items() if not task.endswith(SUFFIX) for one in own),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
@@ -79,6 +96,26 @@ def write_page(
     file = out / "index.html"
     file.write_text(text, encoding="utf-8", newline="\n")
     return file
+
+
+def _write_shards(blocks: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Write each block to a file of its own, and return block -> file. Files of an earlier page are removed.
+
+    A page that was opened from disk cannot fetch: browsers treat every other file as another origin. They do run
+    scripts from there, so a file is a script that hands over its block. `'strict-dynamic'` in the page's policy allows
+    only scripts that the page's own script adds, for pages from disk as well as from a server ('self' and hashes of
+    files do not, in some browsers). Names are hashes of the content, so a page never reads files of another one.
+    """
+    names = {}
+    for block, text in blocks.items():
+        script = f"alignbench({json.dumps(block)},\"{text}\");\n".encode("ascii")
+        names[block] = f"{hashlib.sha256(script).hexdigest()[:32]}.js"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names[block]).write_bytes(script)
+    for file in folder.glob("*.js"):
+        if SHARD.fullmatch(file.name) and file.name not in names.values():
+            file.unlink()
+    return {block: f"{folder.name}/{name}" for block, name in names.items()}
 
 
 def _asset(name: str) -> str:
