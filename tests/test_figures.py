@@ -9,13 +9,12 @@ import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
-from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import NASTY, SFT, draw_all, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.drawing import SYNTHETIC, Drawing, mark_synthetic
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING, audit, tax, trainings
-from reports.report import draw_all
 from reports.style import new_figure, short_names, size_of, styled
 
 pytest_plugins = ("report_fixtures",)

@@ -9,10 +9,12 @@ from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of, relative_tax, span_of, tax
+from alignbench.progress import Progress
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
 from alignbench.types.task import Task
 
+SILENT = Progress()
 AT_A_FIXED_COUNT = "_at_50"  # suffix of metrics that do not depend on the number of values
 
 
@@ -35,7 +37,7 @@ class Subject:
 
 
 def measure(
-    contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000
+    contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000, progress: Progress = SILENT
 ) -> list[tuple[list[Row], list[str]]]:
     """The rows of each contrast, without verdicts, given its matched folders, and a line for each metric that could not
     be compared. Raises AlignbenchError for records that cannot be read."""
@@ -45,10 +47,12 @@ def measure(
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     measured = [(list[Row](), list[str]()) for _ in contrasts]
     subjects: list[tuple[int, Subject]] = []
+    progress.start("comparing", len(jobs), unit="tables")
     for number, match, matches in jobs:
         found, left_out = _subjects(match, matches, seed, cache)
         subjects += [(number, subject) for subject in found]
         measured[number][1].extend(left_out)
+        progress.advance()
     paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
     draws = iter(resample(paired, seed=seed, resamples=resamples))
     for number, own in subjects:

@@ -2,14 +2,14 @@
 
 const MOST_EDITS = 2000; // words removed and added; the time grows with its square
 const MOST_DIFF = 500000; // characters of a text
-// a word, a character of a script without spaces, or a sign, each with the space after it
+// a word, a character of a script without spaces, or a sign, each with the space after it, which is not compared
 const UNSPACED = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}";
 const TOKEN = new RegExp(`(?:(?:(?![${UNSPACED}])[\\p{L}\\p{M}\\p{N}_])+|[^\\s])\\s*|\\s+`, "gu");
 
 // [kind, text] of each part in order, kind "same", "removed" or "added"; null if the texts differ too much.
 function diffWords(before, after) {
   if (Math.max(before.length, after.length) > MOST_DIFF) return null;
-  const numbers = new Map(), numbered = (word) => numbers.get(word) ?? numbers.set(word, numbers.size).get(word);
+  const numbers = new Map(), numbered = (word) => numbers.get(word.trimEnd()) ?? numbers.set(word.trimEnd(), numbers.size).get(word.trimEnd());
   const [a, b] = [before.match(TOKEN) || [], after.match(TOKEN) || []], [m, n] = [a.map(numbered), b.map(numbered)];
   let start = 0, end = 0;
   while (start < m.length && start < n.length && m[start] === n[start]) start++;
@@ -21,7 +21,7 @@ function diffWords(before, after) {
   let x = 0, y = 0;
   const step = (kind) => {
     flush(...(kind === "same" ? ["removed", "added"] : ["same"]));
-    words[kind].push(kind === "added" ? b[y] : a[x]);
+    words[kind].push(kind === "removed" ? a[x] : b[y]);
     if (kind !== "added") x++;
     if (kind !== "removed") y++;
   };
@@ -66,7 +66,7 @@ function editScript(a, b) {
 function diffBox(before, after, query, least) {
   const parts = diffWords(before, after), note = (words) => make("p", { class: "remarks" }, words);
   if (!parts) return make("div", {}, note(`More than ${count(MOST_EDITS)} changed words, or more than ${count(MOST_DIFF)} characters: differences are not marked.`), textBox(after, query, least));
-  if (parts.every(([kind]) => kind === "same")) return make("div", {}, note("The same text as the reference."), textBox(after, query, least));
+  if (parts.every(([kind]) => kind === "same")) return make("div", {}, note(before === after ? "The same text as the reference." : "The same words as the reference; only spaces differ."), textBox(after, query, least));
   const size = parts.reduce((sum, [, text]) => sum + text.length, 0), box = make("div", { class: "text diff", dir: "auto" });
   const show = (most) => {
     box.replaceChildren();

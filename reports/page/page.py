@@ -22,7 +22,16 @@ from reports.page.samples import blocks_of
 
 HERE = Path(__file__).parent
 SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
-SCRIPTS = ("dom.js", "format.js", "audit.js", "diff.js", "sample.js", "markdown.js", "task.js", "main.js")  # in the order of their use
+SCRIPTS = (
+    "dom.js",
+    "format.js",
+    "audit.js",
+    "diff.js",
+    "sample.js",
+    "markdown.js",
+    "task.js",
+    "main.js",
+)  # in the order of their use
 SINGLE_FILE = 25_000_000  # bytes of packed samples: a page with more has them in files beside it
 SHARD = re.compile(r"[0-9a-f]{32}\.js")
 
@@ -103,12 +112,12 @@ def _write_shards(blocks: Mapping[str, str], folder: Path) -> dict[str, str]:
 
     A page that was opened from disk cannot fetch: browsers treat every other file as another origin. They do run
     scripts from there, so a file is a script that hands over its block. `'strict-dynamic'` in the page's policy allows
-    only scripts that the page's own script adds, for pages from disk as well as from a server ('self' and hashes of
-    files do not, in some browsers). Names are hashes of the content, so a page never reads files of another one.
+    only scripts that the page's own script adds, for pages from disk as well as from a server; 'self' is not defined
+    for pages from disk. Names are hashes of the content, so a page never reads files of another one.
     """
     names = {}
     for block, text in blocks.items():
-        script = f"alignbench({json.dumps(block)},\"{text}\");\n".encode("ascii")
+        script = f'alignbench({json.dumps(block)},"{text}");\n'.encode("ascii")
         names[block] = f"{hashlib.sha256(script).hexdigest()[:32]}.js"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / names[block]).write_bytes(script)
