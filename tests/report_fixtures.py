@@ -1,20 +1,8 @@
 """Fixtures that build the evidence of a report and draw its figures once per session."""
 
 import pytest
-from report_runs import (
-    BASE,
-    NASTY,
-    SFT,
-    contest,
-    draw_all,
-    every_task,
-    gather_once,
-    iterations,
-    labels,
-    model,
-    ppo,
-    training,
-)
+from figure_checks import draw_all
+from report_runs import BASE, NASTY, SFT, contest, every_task, gather_once, iterations, labels, model, ppo, training
 from report_runs import tax_tasks as tax
 from report_runs import write_nasty_texts as write_texts
 

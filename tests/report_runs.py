@@ -18,8 +18,6 @@ from alignbench.runs.read import read_runs
 from alignbench.scorers.embeddings import HashedEmbedder
 from alignbench.tasks import find_task
 from reports.evidence import Evidence, System, gather
-from reports.figures import FIGURES
-from reports.report import draw
 
 BASE = [("base", "base")]
 SFT = [*BASE, ("sft", "sft")]
@@ -240,10 +238,3 @@ def every_task(number, diversity=True):
         *(bias(f"{name}{variant}", 0.5) for name in ("winogender", "crows_pairs") for variant in ("", "_biased")),
         *(diverse if diversity else ()),
     ]  # fmt: skip
-
-
-def draw_all(evidence):
-    """The figures with data, and title -> reason for the others."""
-    found = {title: draw(evidence, title) for title in FIGURES}
-    reasons = {title: reason for title, (_, reason) in found.items() if reason}
-    return [own for drawn, _ in found.values() for own in drawn], reasons

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
-from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
-from report_runs import NASTY, SFT, draw_all, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, draw_all, shown_texts
+from report_runs import NASTY, SFT, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.drawing import SYNTHETIC, Drawing, mark_synthetic

@@ -22,16 +22,8 @@ from reports.page.samples import blocks_of
 
 HERE = Path(__file__).parent
 SIZE = re.compile(r" \(\d[\d,]* \w+ of \d{4}\)|, all [\d,]+ sentences")
-SCRIPTS = (
-    "dom.js",
-    "format.js",
-    "audit.js",
-    "diff.js",
-    "sample.js",
-    "markdown.js",
-    "task.js",
-    "main.js",
-)  # in the order of their use
+# in the order of their use
+SCRIPTS = ("dom.js", "format.js", "audit.js", "diff.js", "sample.js", "markdown.js", "task.js", "main.js")
 SINGLE_FILE = 25_000_000  # bytes of packed samples: a page with more has them in files beside it
 SHARD = re.compile(r"[0-9a-f]{32}\.js")
 
@@ -94,7 +86,8 @@ def write_page(
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
     environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups}
     text = environment.get_template("template.html").render(
-        title=title, shards=shards, style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
+        title=title, shards=shards,
+        style=Markup(style), script=Markup(script), evidence=evidence, systems=systems, figures=figures,
         left_out=left_out, samples=sets_by_folder(sets), win_rates=win_rates(sets),
         documents=sum(one.documents for task, own in sets.items() if not task.endswith(SUFFIX) for one in own),
         tasks=sorted(sets.items(), key=lambda named: (groups[named[0]], named[0])),
