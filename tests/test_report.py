@@ -223,9 +223,9 @@ def test_watch_writes_the_page_again_when_a_task_is_finished_until_ctrl_c(tmp_pa
 
     monkeypatch.setattr("time.sleep", wait)
     done = run("report", runs, "--out", page.parent, "--watch")
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "watching ended")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "watching ended")
     assert [("two" in own, "three" in own) for own in found] == [(False, False), *[(True, False)] * 2, (True, True)]
-    assert sum("is written" in line for line in done.stderr.splitlines()) == 2
+    assert sum("is written" in line for line in done.stdout.splitlines()) == 2
 
 
 def test_a_mistake_is_one_line(runs, tmp_path):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignbench.cli.options import IncludePath, Lineage
-from alignbench.progress import Progress, for_terminal
+from alignbench.progress import for_terminal
 
 if TYPE_CHECKING:
     from reports.report import Report
@@ -47,17 +47,16 @@ def report(
     """Draw figures of finished runs, and write an HTML page that works offline."""
     from reports.report import report as make
 
-    with for_terminal() as progress:
-
-        def write() -> "Report":
+    def write() -> "Report":
+        with for_terminal() as progress:
             return make(
                 runs, out, reference=reference, lineage=lineage, title=title, pdf=pdf, shards=shards, progress=progress
             )
 
-        if watch:
-            _watch(runs, write, open_page, progress)
-            return
-        made = write()
+    if watch:
+        _watch(runs, write, open_page)
+        return
+    made = write()
     for name, reason in made.left_out.items():
         print(f"left out: {name} ({reason})")
     print(f"{len(made.drawn)} figures; page: {made.page}")
@@ -65,7 +64,7 @@ def report(
         _open(made.page)
 
 
-def _watch(runs: Sequence[Path], write: Callable[[], "Report"], open_page: bool, progress: Progress) -> None:
+def _watch(runs: Sequence[Path], write: Callable[[], "Report"], open_page: bool) -> None:
     """Write the page now, and whenever a task is finished or a table changes, until Ctrl-C."""
     from reports.evidence import UnfinishedError
 
@@ -75,15 +74,15 @@ def _watch(runs: Sequence[Path], write: Callable[[], "Report"], open_page: bool,
             if (now := _state(runs)) != before:
                 try:
                     page = write().page
-                    progress.say(f"{time.strftime('%H:%M:%S')}: {page} is written; reload it in the browser")
+                    print(f"{time.strftime('%H:%M:%S')}: {page} is written; reload it in the browser", flush=True)
                     if open_page:
                         _open(page)
                     open_page = False
                 except UnfinishedError:
-                    progress.say("waiting for the first finished task")
+                    print("waiting for the first finished task", flush=True)
                 before = now
             time.sleep(EVERY)
-    progress.say("watching ended")
+    print("watching ended")
 
 
 def _state(runs: Sequence[Path]) -> dict[Path, int]:

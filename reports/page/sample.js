@@ -109,8 +109,9 @@ const linkToSample = (view, place) => `#task/${encodeURIComponent(view.block.tas
 async function copyLink(view, place, button) {
   history.replaceState(null, "", linkToSample(view, place));
   const copied = navigator.clipboard ? await navigator.clipboard.writeText(location.href).then(() => true, () => false) : false;
-  button.textContent = copied ? "Copied" : "Link in the address bar";
-  setTimeout(() => { button.textContent = "Copy link"; }, 3000);
+  const name = button.ariaLabel;
+  button.textContent = button.ariaLabel = copied ? "Copied" : "Link in the address bar";
+  setTimeout(() => { button.textContent = "Copy link"; button.ariaLabel = name; }, 3000);
 }
 
 // Position in the present order, a box that selects the sample for export, a button that copies its address.
