@@ -251,13 +251,13 @@ class TestTask:
 
 
 BEFORE = "The old red barn. It is far, far away.\n北京大学"
-OTHER = " ".join(f"word{n}" for n in range(2500))
+OTHER = " ".join(f"word{n}" for n in range(1500))
 AFTER = {  # output -> its text with the differences marked, or a remark
     "The new barn! It is far away.\n北京市": "The [-old red -][+new +]barn[-. -][+! +]It is "
     "far[-, far -] away.\n北京[-大学-][+市+]",
     BEFORE: "The same text as the reference.",
     BEFORE.replace(" ", "  "): "The same words as the reference; only spaces differ.",
-    OTHER: "More than 2,000 changed words, or more than 500,000 characters: differences are not marked.",
+    OTHER: "More than 1,000 changed words, or more than 500,000 characters: differences are not marked.",
     "": "[-The old red barn. It is far, far away.\n北京大学-]",
 }
 

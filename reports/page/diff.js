@@ -1,6 +1,6 @@
 // Differences between two texts, word by word: the algorithm of Myers (1986, "An O(ND) Difference Algorithm").
 
-const MOST_EDITS = 2000; // words removed and added; the time grows with its square
+const MOST_EDITS = 1000; // words removed and added; the time grows with its square
 const MOST_DIFF = 500000; // characters of a text
 // a word, a character of a script without spaces, or a sign, each with the space after it, which is not compared
 const UNSPACED = "\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}";
