@@ -24,13 +24,18 @@ def chromium():
 
 
 @pytest.fixture(scope="session")
-def serious_violations():
-    """A function of a page: (rule, element) of each serious or critical violation that axe finds."""
+def violations():
+    """A function of a page: (rule, impact, element) of each violation that axe finds."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python").Axe()
 
     def find(page):
         found = axe.run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        serious = [own for own in found if own["impact"] in ("serious", "critical")]
-        return [(own["id"], own["nodes"][0]["html"][:120]) for own in serious]
+        return [(own["id"], own["impact"], own["nodes"][0]["html"][:120]) for own in found]
 
     return find
+
+
+@pytest.fixture(scope="session")
+def serious_violations(violations):
+    """A function of a page: each serious or critical violation that axe finds."""
+    return lambda page: [own for own in violations(page) if own[1] in ("serious", "critical")]
