@@ -54,7 +54,7 @@ def write_page(
         data |= {f"{name}/{number}": pack(part) for number, part in enumerate(parts)}
         progress.advance()
     shards = sum(map(len, data.values())) > SINGLE_FILE if shards is None else shards
-    files = _write_shards(data if shards else {}, out / "samples")
+    beside = _write_shards(data if shards else {}, out / "samples")
     data = {} if shards else data
     systems = (*evidence.systems, *evidence.intermediate)
     figures = []
@@ -70,7 +70,7 @@ def write_page(
         | {"tasks": {task: {"title": titles[task],
                             "sets": [{"block": f"task-{task}-{one.number}", "note": one.note} for one in own]}
                      for task, own in sets.items()}}
-        | {"files": files, "anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
+        | {"files": beside, "anchors": {system.name: f"run-{number}" for number, system in enumerate(evidence.systems)}}
     )  # fmt: skip
     style, script = _asset("page.css"), "\n".join(_asset(name) for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{script}\n}})();\n'
