@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -76,7 +76,7 @@ def _adapter(kind: type) -> TypeAdapter[Any]:
 def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:
     """The content as an object of this kind. Raises AlignbenchError for a field that is missing or of a wrong type."""
     try:
-        found: T = _adapter(kind).validate_json(json.dumps(content), strict=True)
+        found: T = _adapter(cast(Any, kind)).validate_json(json.dumps(content), strict=True)
         return found
     except ValidationError as error:
         wrong = error.errors()[0]

@@ -49,8 +49,8 @@ def write_page(
     data: dict[str, str] = {}
     progress.start("page", sum(map(len, sets.values())), unit="tables")
     for one in (one for own in sets.values() for one in own):
-        table, parts = blocks_of(one, cut=shards is False)
-        data[name := f"task-{one.task}-{one.number}"] = pack(table)
+        content, parts = blocks_of(one, cut=shards is False)
+        data[name := f"task-{one.task}-{one.number}"] = pack(content)
         data |= {f"{name}/{number}": pack(part) for number, part in enumerate(parts)}
         progress.advance()
     shards = sum(map(len, data.values())) > SINGLE_FILE if shards is None else shards
