@@ -16,7 +16,7 @@ BEFORE = "The old red barn. It is far, far away.\n北京大学"
 OTHER = " ".join(f"word{n}" for n in range(1500))
 AFTER = {  # output -> its text with the differences marked, or a remark
     "The new barn! It is far away.\n北京市": "The [-old red -][+new +]barn[-. -][+! +]It is "
-    "far[-, far -] away.\n北京[-大学-][+市+]",
+    "far [-, far -]away.\n北京[-大学-][+市+]",
     BEFORE: "The same text as the reference.",
     BEFORE.replace(" ", "  "): "The same words as the reference; only spaces differ.",
     OTHER: "More than 1,000 changed words, or more than 500,000 characters: differences are not marked.",
@@ -79,9 +79,9 @@ def test_a_link_shows_a_sample_with_its_position_whatever_the_filters_are(page, 
     page.goto(f"{file.resolve().as_uri()}#task/squad2/1/sample/nowhere")
     page.wait_for_selector("#task-absent:has-text('nowhere is not among the samples')")
     twice = tmp_path / "twice"
-    columns = [{**own, "id": "same"} for own in rows("one", "two", "three")]
-    visit(page, written(twice, evidence_of(squad2(twice, columns))), "#task/squad2/1/sample/same/3")
-    assert text(page, ".sample.linked .prompt .text") == "Prompt 2"
+    found = evidence_of(*(squad2(twice, [{"prompt": own, **wrote("x")}], name=own) for own in ("one", "other")))
+    visit(page, written(twice, found), "#task/squad2/1/sample/document%200/2")  # another document with the same id
+    assert text(page, ".sample.linked .prompt .text") == "other"
 
 
 def test_selected_or_filtered_samples_are_exported_as_markdown(page, tmp_path):

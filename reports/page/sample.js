@@ -26,7 +26,7 @@ function valueLine(view, place, system) {
 function outputBox(output, view, before) {
   const parts = [before ? diffBox(before.text, output.text, view.query, outputCut(view)) : textBox(output.text, view.query, outputCut(view))];
   if (output.thoughts) {
-    const open = view.query && output.thoughts.toLowerCase().includes(view.query); // a match must not be hidden
+    const open = view.query !== "" && output.thoughts.toLowerCase().includes(view.query); // a match must not be hidden
     parts.unshift(make("details", { class: "thoughts", open }, make("summary", {}, `Thoughts (${count(output.thoughts.length)} characters)`), textBox(output.thoughts, view.query)));
   }
   const remarks = Object.entries(output.scores || {}).map(([name, value]) => `${name} ${formatValue(value, "number")}`);
