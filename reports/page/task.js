@@ -39,7 +39,7 @@ const unreadable = (error) => `The samples cannot be read: ${error.message}.`;
 // Reads the parts with the texts of these documents. false: something else was asked for since, or a part is unreadable.
 async function readTexts(mine, places, told = false) {
   const request = ++showing, { starts, documents, answers } = mine.block;
-  const wanted = [...new Set(places.map((place) => partOf(starts, place)))].filter((part) => mine.parts[part] !== true);
+  const wanted = [...new Set(places.map((place) => starts.findLastIndex((start) => start <= place)))].filter((part) => mine.parts[part] !== true);
   const read = async (part) => {
     const own = await (mine.parts[part] ||= unpack(`${mine.key}/${part}`).finally(() => { mine.parts[part] = null; }));
     if (mine.parts[part] === true) return;
@@ -58,17 +58,6 @@ async function readTexts(mine, places, told = false) {
     return false;
   }
   return view === mine;
-}
-
-// The last part that starts at or before a document.
-function partOf(starts, place) {
-  let low = 0, high = starts.length - 1;
-  while (low < high) {
-    const middle = Math.ceil((low + high) / 2);
-    if (starts[middle] <= place) low = middle;
-    else high = middle - 1;
-  }
-  return low;
 }
 
 function emptyTask(line) {
