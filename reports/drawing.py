@@ -89,6 +89,9 @@ def save(drawing: Drawing, folder: Path, *, pdf: bool = False) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{drawing.name}.{kind}" for kind in METADATA if pdf or kind != "pdf"]
     with styled(**{"svg.hashsalt": drawing.name}):
+        if drawing.figure.get_layout_engine():  # laid out once, not for each file
+            drawing.figure.draw_without_rendering()
+            drawing.figure.set_layout_engine(None)
         for file in files:
             drawing.figure.savefig(file, metadata=METADATA[file.suffix[1:]])
     table = folder / f"{drawing.name}.csv"

@@ -15,6 +15,7 @@ from alignbench.audit.references import task_of
 from alignbench.errors import AlignbenchError, first_line
 from alignbench.labels.table import Label, read_labels
 from alignbench.parse import parse_json, read_bytes, read_yaml
+from alignbench.progress import Progress
 from alignbench.runs.folder import read_object
 from alignbench.runs.read import Run, TaskRun, ancestor_key, named, read_runs, with_lineages
 from alignbench.types.result import MetricResult
@@ -24,6 +25,7 @@ from reports.style import Look, looks
 INTERMEDIATE = re.compile(r"-(iteration|epoch)-\d+$")  # ends the names of checkpoints saved during training
 TABLES = (".jsonl", ".csv", ".tsv", ".json", ".parquet", ".jsonl.gz", ".csv.gz", ".db")
 MOST_REFERENCES = 8  # with more systems, a page with each of them as reference would be too large
+SILENT = Progress()
 T = TypeVar("T", bound=tuple[Any, ...])  # a system, a folder, and what else
 
 
@@ -185,13 +187,19 @@ def _comparable(found: Sequence[T], scorer: Callable[[T], str]) -> list[T]:
     return list(groups[min(order, key=order.__getitem__)].values()) if groups else []
 
 
-def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path | None = None) -> Evidence:
+class UnfinishedError(AlignbenchError):
+    """There are run folders, but no task is finished."""
+
+
+def gather(
+    paths: Sequence[Path], *, reference: str | None = None, lineage: Path | None = None, progress: Progress = SILENT
+) -> Evidence:
     """Read run folders, folders of run folders, training folders and tables of labels.
 
     reference: the system that all others are compared with, instead of the references that their lineages name
     lineage: file that says which model was trained from which, where that is not recorded
 
-    Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
+    Raises AlignbenchError if a path is none of these, and UnfinishedError if there is no finished task at all.
     """
     tables = dict.fromkeys(path.resolve() for path in paths if path.is_file() and path.name.endswith(TABLES))
     found: dict[str, list[Path]] = {"run.json": [], "metrics.jsonl": []}
@@ -203,17 +211,22 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
         for name, folders in inside.items():
             found[name] += [folder.resolve() for folder in folders]
     specs = [str(folder) for folder in dict.fromkeys(found["run.json"])]
-    read = [with_calibration(run) for run in with_lineages(read_runs(specs, Path()), lineage)]
+    runs = with_lineages(read_runs(specs, Path()), lineage)
+    progress.start("reading", len(runs), unit="runs")
+    read = []
+    for run in runs:
+        read.append(with_calibration(run))
+        progress.advance()
     # named apart from unfinished and from intermediate checkpoints, as in the audit
     during = named([run for run in read if run.tasks and _is_intermediate(run, read)])
     final = named([run for run in read if run.tasks and not _is_intermediate(run, read)])
     final.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was trained from it
     labels = tuple(chain.from_iterable(read_labels(str(table)) for table in tables))
     if not during and not final and not labels and not found["metrics.jsonl"]:
-        raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
+        raise UnfinishedError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
-    audits, reasons = _audits(final, reference, lineage, labels)
+    audits, reasons = _audits(final, reference, lineage, labels, progress)
     systems = tuple(chain.from_iterable(map(systems_of, final)))
     if audits:
         contrasts = next(iter(audits.values())).contrasts
@@ -261,7 +274,7 @@ def parents(run: Run) -> tuple[str, ...]:
 
 
 def _audits(
-    runs: Sequence[Run], reference: str | None, lineage: Path | None = None, labels: Sequence[Label] = ()
+    runs: Sequence[Run], reference: str | None, lineage: Path | None, labels: Sequence[Label], progress: Progress
 ) -> tuple[dict[str, Audit], list[str]]:
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
@@ -273,7 +286,9 @@ def _audits(
         chosen += paths
     names = [name and paths[name] for name in chosen]
     try:
-        audits = compare_with(list(paths.values()), names, lineage=lineage, across_templates=True, labels=labels)
+        audits = compare_with(
+            list(paths.values()), names, lineage=lineage, across_templates=True, labels=labels, progress=progress
+        )
     except AlignbenchError as error:
         return {}, [str(error)]
     found = {name or "": audits.get(name and paths[name]) for name in chosen}

@@ -11,6 +11,8 @@ from matplotlib.testing.compare import compare_images
 from matplotlib.text import Text
 from report_runs import evidence_of
 
+from reports import report
+from reports.figures import FIGURES
 from reports.style import styled
 
 IMAGES = Path(__file__).parent / "images"
@@ -22,6 +24,13 @@ def draw(figure, *evidence):
     with styled():
         (found,) = figure(evidence_of(*evidence) if isinstance(evidence[0], Path) else evidence[0])
     return found
+
+
+def draw_all(evidence):
+    """Return the figures with data, and title -> reason for the others."""
+    found = {title: report.draw(evidence, title) for title in FIGURES}
+    reasons = {title: reason for title, (_, reason) in found.items() if reason}
+    return [own for drawn, _ in found.values() for own in drawn], reasons
 
 
 def shown_texts(figure):

@@ -1,12 +1,12 @@
 """Fixtures that build the evidence of a report and draw its figures once per session."""
 
 import pytest
+from figure_checks import draw_all
 from report_runs import BASE, NASTY, SFT, contest, every_task, gather_once, iterations, labels, model, ppo, training
 from report_runs import tax_tasks as tax
 from report_runs import write_nasty_texts as write_texts
 
 from reports.evidence import gather
-from reports.report import draw_all
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
-from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, shown_texts
+from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, draw_all, shown_texts
 from report_runs import NASTY, SFT, contest, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
 
 from alignbench.audit.abilities import abilities
@@ -16,7 +16,6 @@ from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
 from reports.drawing import SYNTHETIC, Drawing, mark_synthetic
 from reports.evidence import Evidence, gather
 from reports.figures import FIGURES, MISSING, audit, tax, trainings
-from reports.report import draw_all
 from reports.style import new_figure, size_of, styled, wrapped_names
 
 pytest_plugins = ("report_fixtures",)

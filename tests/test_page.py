@@ -8,7 +8,7 @@ import json
 import math
 import re
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import chain, pairwise, product
 from xml.etree import ElementTree
 
 import pytest
@@ -267,10 +267,18 @@ def test_a_block_returns_what_was_packed_with_six_digits(content, value):
     assert visible("\ud800\x00\x1b\x7f\x85\u2066 a\n\tb") == "\ufffd␀␛␡⟨U+0085⟩⟨U+2066⟩ a\n\tb"
 
 
-def block_of(out, *tasks):
-    """The block of a task, with a system for each of `tasks`."""
+def joined(chosen, cut=True):
+    """The table of a set of task folders, with the documents and answers of all parts."""
+    table, parts = samples.blocks_of(chosen, cut)
+    answers = zip(*(part["answers"] for part in parts), strict=True)
+    documents = chain.from_iterable(part["documents"] for part in parts)
+    return table | {"documents": [*documents], "answers": [[*chain.from_iterable(own)] for own in answers]}
+
+
+def block_of(out, *tasks, cut=True):
+    """The samples of a task, with a system for each of `tasks`."""
     found = evidence_of(*(write_run(out, f"m{n}", task) for n, task in enumerate(tasks)))
-    return samples.block_of(sets_of(found, tasks[0][0])[0])
+    return joined(sets_of(found, tasks[0][0])[0], cut)
 
 
 class TestSamples:
@@ -285,12 +293,12 @@ class TestSamples:
         assert there == [[True, True, False, False], [True, False, True, True]]
 
     def test_a_sample_has_texts_values_and_the_correct_choice(self, nasty_texts):
-        found = samples.block_of(sets_of(nasty_texts, "squad2")[0])
+        found = joined(sets_of(nasty_texts, "squad2")[0])
         assert [metric["name"] for metric in found["metrics"]] == ["f1", "words"]
         output, *others = found["answers"][found["systems"].index("ppo")][0]["outputs"]
         assert [own["text"] for own in (output, *others)] == [MARKUP, "second 0", "third 0"]
         assert set(output) == {"text"}  # numbers per token stay in the run folder
-        found = samples.block_of(sets_of(nasty_texts, "rte")[0])
+        found = joined(sets_of(nasty_texts, "rte")[0])
         assert found["documents"][0]["right"] == [0]
         assert sorted(found["answers"][0][0]["logprobs"]) == [-2.5, -1.5]
 
@@ -301,8 +309,8 @@ class TestSamples:
         file.write_text(file.read_text().replace("0.123", "null"))  # as other programs write it
         (result,) = folder.glob("*/result.json")
         update(result, records_sha256=None)
-        found = samples.block_of(sets_of(evidence_of(folder), "squad2")[0])
-        assert [answer["values"] for answer in found["answers"][0]] == [[None], [0]]
+        found = joined(sets_of(evidence_of(folder), "squad2")[0])
+        assert found["values"] == [[[None], [0]]]
         assert found["answers"][0][0]["unscored"] == "synthetic"
         assert "scores" not in found["answers"][0][1]["outputs"][0]
 
@@ -310,7 +318,7 @@ class TestSamples:
         monkeypatch.setattr(samples, "MOST_DOCUMENTS", 40)
         before, after = [1.0] * N, [0.0 if row >= 110 else 1.0 for row in range(N)]
         found = block_of(tmp_path, ("rte", {"acc": before}), ("rte", {"acc": after}))
-        kept = [int(document["id"].split()[1]) for document in found["documents"]]
+        kept = [int(name.split()[1]) for name in found["ids"]]
         assert (found["total"], len(kept)) == (N, 40)
         assert set(range(110, 120)) <= set(kept)
         assert max(later - earlier for earlier, later in pairwise(kept)) <= 6
@@ -326,6 +334,38 @@ class TestSamples:
         assert document["cut"] == {"prompt": 4500, "reference 2": 4503, "source text": 4502}
         lengths = [len(document["prompt"]), len(document["source"]), *map(len, document["references"])]
         assert (lengths, len(output["text"]), output["length"]) == ([200, 200, 1, 200], 200, 4501)
+
+    def test_large_samples_are_in_files_beside_the_page_and_none_is_cut(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(samples, "PART", 3000)
+        monkeypatch.setattr(samples, "MOST_DOCUMENTS", 10)
+        monkeypatch.setattr(samples, "MOST_TEXT", 50)
+        columns = [{"prompt": f"{row} {'p' * 200}", **wrote("o" * 100, thoughts="so")} for row in range(N)]
+        found = evidence_of(write_run(tmp_path, "m", ("squad2", {"f1": shares(0.5)}, {"columns": columns})))
+        folder = tmp_path / "samples"
+        folder.mkdir()
+        (folder / "mine.js").write_text("")
+        page = written(found, tmp_path)
+        assert [file.name for file in folder.iterdir()] == ["mine.js"]
+        assert "strict-dynamic" not in page
+        monkeypatch.setattr("reports.page.page.SINGLE_FILE", 1000)
+        page = written(found, tmp_path)
+        assert "'strict-dynamic'" in page
+        files = unpack(re.findall(r'id="data-core">([^<]*)<', page)[0])["files"]
+        assert {f"samples/{file.name}" for file in folder.iterdir()} == {*files.values(), "samples/mine.js"}
+        blocks = {}
+        for block, file in files.items():
+            name, packed = re.fullmatch(r'alignbench\("(.*)","([\w+/=]*)"\);\n', (tmp_path / file).read_text()).groups()
+            assert name == block
+            blocks[name] = unpack(packed)
+        table = blocks.pop("task-squad2-0")
+        assert [len(blocks[f"task-squad2-0/{part}"]["documents"]) for part in range(len(blocks))] == [10] * 12
+        assert (table["starts"], table["total"]) == ([*range(0, N, 10)], N)
+        last = blocks["task-squad2-0/11"]
+        assert last["documents"][9]["prompt"] == columns[119]["prompt"]
+        assert last["answers"][0][9]["outputs"] == [{"text": "o" * 100, "thoughts": "so"}]
+        single = write_page(found, [], {}, tmp_path, "t", shards=False).read_text(encoding="utf-8")
+        assert len(unpack(re.findall(r'id="data-task-squad2-0">([^<]*)<', single)[0])["ids"]) == 10
+        assert [file.name for file in folder.iterdir()] == ["mine.js"]
 
 
 class TestProvenance:

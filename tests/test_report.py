@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -12,6 +13,7 @@ from commands import assert_one_line_error, refusal, run, run_process
 from matplotlib.figure import Figure
 from report_runs import BASE, bias, iterations, labels, model, tax_tasks, training
 
+from alignbench.progress import Progress
 from reports.drawing import Drawing, save
 from reports.evidence import gather
 from reports.report import report
@@ -138,12 +140,28 @@ def runs(tmp_path_factory):
     return folder
 
 
+class Phases(Progress):
+    """The phases, and the messages."""
+
+    def __init__(self):
+        self.begun, self.said = [], []
+
+    def start(self, name, total, done=0, unit="documents"):
+        super().start(name, total, done, unit)
+        self.begun.append((name, total))
+
+    def say(self, line):
+        self.said.append(line)
+
+
 def files_of(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("given", ["runs", pytest.param("report_paths", marks=pytest.mark.slow)])
-def test_the_same_folders_give_the_same_bytes_in_another_process_and_place(given, request, tmp_path):
+def test_the_same_folders_give_the_same_bytes_in_another_process_and_place(given, request, tmp_path, monkeypatch):
+    monkeypatch.setattr("reports.report.FEW", 0)  # several processes here, one there
+    monkeypatch.setattr("alignbench.audit.rows.MANY", 0)
     found = request.getfixturevalue(given)
     paths = found if isinstance(found, list) else [found]
     made, root = report(paths, tmp_path / "made"), shutil.copytree(paths[0].parent, tmp_path / "moved")
@@ -180,6 +198,35 @@ def test_a_second_report_removes_only_figures_of_the_first_and_a_csv_file_has_no
     save(Drawing("figure", "", "", Figure(), table, "", ""), tmp_path)
     rows = (tmp_path / "figure.csv").read_text(encoding="utf-8").splitlines()
     assert rows == ["system,parameters,value", "'=1+1,134515008,0.5", "'\ufffdx,,0.5", "x=1,5,0.5"]
+
+
+def test_each_phase_shows_its_progress_and_the_page_is_opened(runs, tmp_path):
+    progress = Phases()
+    report([runs], tmp_path / "report", progress=progress)
+    assert [name for name, total in progress.begun if total] == ["reading", "comparing", "figures", "page"]
+    with mock.patch("webbrowser.open", return_value=False) as opened:
+        done = run("report", runs / "trained", "--out", tmp_path / "report", "--open")
+    page = tmp_path / "report" / "index.html"
+    opened.assert_called_once_with(page.as_uri())
+    assert f"no browser was found; open {page} yourself" in done.stdout
+
+
+def test_watch_writes_the_page_again_when_a_task_is_finished_until_ctrl_c(tmp_path, monkeypatch):
+    runs, page, found = tmp_path / "runs", tmp_path / "report" / "index.html", []
+    write_run(runs, "one", (*HALF, {"finished": False}))
+
+    def wait(_):
+        found.append(page.read_text() if page.is_file() else "")
+        if len(found) in (1, 3):
+            write_run(runs, ("two", "three")[len(found) > 1], HALF)
+        if len(found) == 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", wait)
+    done = run("report", runs, "--out", page.parent, "--watch")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "watching ended")
+    assert [("two" in own, "three" in own) for own in found] == [(False, False), *[(True, False)] * 2, (True, True)]
+    assert sum("is written" in line for line in done.stdout.splitlines()) == 2
 
 
 def test_a_mistake_is_one_line(runs, tmp_path):

@@ -63,7 +63,7 @@ def abilities(rows: Sequence[Row], mean: MeanTax | None, margin: float = MARGIN)
             overall = "mixed"
         shown = "gains and losses" if overall == "mixed" else overall
         sentence = f"{ability.capitalize()}: {shown}. {'; '.join(parts)}."
-        found.append(AbilityVerdict(ability, overall, sentence, tuple(row.family for row in own)))
+        found.append(AbilityVerdict(ability, overall, sentence, tuple(parts), tuple(row.family for row in own)))
     return tuple(found)
 
 

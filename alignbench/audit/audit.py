@@ -105,12 +105,14 @@ class AbilityVerdict:
 
     verdict: that of all its primary rows, or "mixed" if some are gains and some are losses; of capabilities, that of
         the mean tax
+    clauses: of the sentence: on the mean tax, and on each primary row; not part of the output formats
     families: of the primary rows
     """
 
     ability: str
     verdict: Verdict | Literal["mixed"]
     sentence: str
+    clauses: tuple[str, ...]
     families: tuple[str, ...]
 
 

@@ -18,11 +18,13 @@ from alignbench.audit.tax import CAPABILITY, macro, taxed
 from alignbench.errors import AlignbenchError
 from alignbench.labels.summary import UNNAMED
 from alignbench.labels.table import Label
+from alignbench.progress import Progress
 from alignbench.runs.read import Run, read_runs, with_lineages
 from alignbench.tasks.calibration import SUFFIX
 
 SYNTHETIC_DATA = "the data are synthetic: they were written by `alignbench demo`, under the names of real benchmarks"
 TOKEN_ENTROPY, PER_CHARACTER = "token_entropy", "_per_character"
+SILENT = Progress()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ def compare_with(
     resamples: int = 10_000,
     seed: int = 0,
     labels: Sequence[Label] = (),
+    progress: Progress = SILENT,
 ) -> dict[str | None, Audit]:
     """One audit for each chosen reference (None: from the lineages); each contrast is measured once.
 
@@ -95,7 +98,7 @@ def compare_with(
             own = [_plan(*contrast, tasks, across=True) for contrast in [*pairs, *map(_with_chat_template, themselves)]]
             plans[reference] += [plan for plan in own if any("->" in match.template for match in plan.matches)]
     made = {plan.identity: plan.matches for own in plans.values() for plan in own if plan.matches}
-    rows = dict(zip(made, measure(list(made.values()), seed=seed, resamples=resamples), strict=True))
+    rows = dict(zip(made, measure(list(made.values()), seed=seed, resamples=resamples, progress=progress), strict=True))
     labelled = {run.path: labels_of(run, labels) for run in found}
     for path, other, templates in made:
         if templates == "same" and labelled[path][0] and labelled[other][0]:

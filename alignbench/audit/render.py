@@ -15,7 +15,7 @@ from alignbench.stats.significance import LEVEL
 
 NONE = "–"
 BETTER = {"higher": " ↑", "lower": " ↓", "0.5": " → 0.5", "0": " → 0", "–": ""}
-INTERNAL = ("reference_folder", "aligned_folder", "order")  # fields that are not part of JSON and CSV
+INTERNAL = ("reference_folder", "aligned_folder", "order", "clauses")  # fields that are not part of JSON and CSV
 HEADER = (
     "verdict", "task", "metric", "reference", "aligned", "change", "95 % interval", "p", "p (Holm)", "test",
     "relative tax", "MDE", "documents",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from alignbench.audit.audit import Row
 from alignbench.audit.comparable import UNKNOWN, Match, baseline_of, scorers_of
@@ -9,10 +10,12 @@ from alignbench.audit.corpus import RecordCache, compare_corpus
 from alignbench.audit.paired import Change, Pairs, pair, paired_change, resample, unpaired
 from alignbench.audit.references import task_of
 from alignbench.audit.tax import range_of, relative_tax, span_of, tax
+from alignbench.progress import Progress
 from alignbench.stats import estimates
 from alignbench.types.result import MetricResult
-from alignbench.types.task import Task
 
+SILENT = Progress()
+MANY = 200  # tables: fewer take less time than the start of other processes
 AT_A_FIXED_COUNT = "_at_50"  # suffix of metrics that do not depend on the number of values
 
 
@@ -24,7 +27,6 @@ class Subject:
     metric; left_out: documents that one of the two lacks
     """
 
-    task: Task
     match: Match
     variant: str
     before: MetricResult
@@ -35,31 +37,43 @@ class Subject:
 
 
 def measure(
-    contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000
+    contrasts: Sequence[Sequence[Match]], *, seed: int = 0, resamples: int = 10_000, progress: Progress = SILENT
 ) -> list[tuple[list[Row], list[str]]]:
     """The rows of each contrast, without verdicts, given its matched folders, and a line for each metric that could not
     be compared. Raises AlignbenchError for records that cannot be read."""
-    cache = RecordCache()
+    from joblib import Parallel, delayed
+
     jobs = [(number, match, matches) for number, matches in enumerate(contrasts) for match in matches]
     # contrasts that share folders are consecutive, so that their records are still in memory
     jobs.sort(key=lambda job: (job[1].reference.task, str(job[1].reference.path), job[0]))
     measured = [(list[Row](), list[str]()) for _ in contrasts]
     subjects: list[tuple[int, Subject]] = []
-    for number, match, matches in jobs:
-        found, left_out = _subjects(match, matches, seed, cache)
-        subjects += [(number, subject) for subject in found]
-        measured[number][1].extend(left_out)
-    paired = [(own.pairs, own.before.better) for _, own in subjects if own.pairs is not None]
+    progress.start("comparing", len(jobs), unit="tables")
+    by_task = [list(own) for _, own in groupby(jobs, lambda job: job[1].reference.task)]
+    in_processes = Parallel(1 if len(jobs) < MANY else -1, return_as="generator")
+    made = in_processes(delayed(_subjects_of)([job[1:] for job in own], seed) for own in by_task)
+    for own, results in zip(by_task, made, strict=True):
+        for (number, _, _), (found, left_out) in zip(own, results, strict=True):
+            subjects += [(number, subject) for subject in found]
+            measured[number][1].extend(left_out)
+            progress.advance()
+    paired = [(one.pairs, one.before.better) for _, one in subjects if one.pairs is not None]
     draws = iter(resample(paired, seed=seed, resamples=resamples))
-    for number, own in subjects:
-        changed, span = own.changed, span_of(own.before)
-        if own.pairs is not None:
-            both = own.task, task_of(own.match.aligned) or own.task  # imported values may be 0 and 1 in one of the two
-            binary = all(any(m.binary and m.name == own.before.metric for m in task.metrics) for task in both)
-            changed = paired_change(own.pairs, next(draws), own.before.better, span, binary)
+    for number, subject in subjects:
+        changed, span = subject.changed, span_of(subject.before)
+        if subject.pairs is not None:
+            both = filter(None, map(task_of, (subject.match.reference, subject.match.aligned)))
+            binary = [{m.name for m in task.metrics if m.binary} for task in both]
+            zero_or_one = all(subject.before.metric in names for names in binary)  # imported values may be so in one
+            changed = paired_change(subject.pairs, next(draws), subject.before.better, span, zero_or_one)
         assert changed is not None
-        measured[number][0].append(_row(own, changed, span))
+        measured[number][0].append(_row(subject, changed, span))
     return measured
+
+
+def _subjects_of(jobs: Sequence[tuple[Match, Sequence[Match]]], seed: int) -> list[tuple[list[Subject], list[str]]]:
+    cache = RecordCache()
+    return [_subjects(match, matches, seed, cache) for match, matches in jobs]
 
 
 def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCache) -> tuple[list[Subject], list[str]]:
@@ -71,7 +85,7 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
     records = cache.records(match.reference), cache.records(match.aligned)
     found, corpus = [], []
     for name in [name for name in before if name in after and before[name].scorer == after[name].scorer]:
-        subject = Subject(task, match, _variant(name, match, matches), before[name], after[name])
+        subject = Subject(match, _variant(name, match, matches), before[name], after[name])
         pairs = pair(name, *records, chances.get(name))
         if pairs is None:
             corpus.append(subject)
@@ -97,7 +111,8 @@ def _subjects(match: Match, matches: Sequence[Match], seed: int, cache: RecordCa
 
 
 def _row(own: Subject, changed: Change, span: float | None) -> Row:
-    result, error = own.before, (changed.gain or changed.delta).standard_error
+    result, error, task = own.before, (changed.gain or changed.delta).standard_error, task_of(own.match.reference)
+    assert task is not None
     chance, reference_error, gain = result.chance, result.standard_error, changed.gain or estimates.Estimate()
     if own.pairs is not None:
         chance = own.pairs.chance
@@ -110,13 +125,13 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
     values = changed.reference, changed.aligned, result.better
     lost = tax(*values)
     row = Row(
-        **{name: getattr(own.task, name) for name in ("ability", "group")},
+        **{name: getattr(task, name) for name in ("ability", "group")},
         **{name: getattr(result, name) for name in ("metric", "unit", "better", "scorer")},
         **{name: getattr(changed, name) for name in ("reference", "aligned", "p", "test")},
-        task=own.task.name,
+        task=task.name,
         variant=own.variant,
-        family=own.task.family or own.task.name,
-        headline=result.metric == own.task.headline,
+        family=task.family or task.name,
+        headline=result.metric == task.headline,
         delta=changed.aligned - changed.reference,
         low=changed.delta.low,
         high=changed.delta.high,
@@ -134,7 +149,7 @@ def _row(own: Subject, changed: Change, span: float | None) -> Row:
         span=span,
         reference_folder=own.match.reference.path,
         aligned_folder=own.match.aligned.path,
-        order=(own.task.rank, *settings, bool(folder.repeated), own.variant),
+        order=(task.rank, *settings, bool(folder.repeated), own.variant),
     )
     return row.untested(changed.note) if changed.note else row
 

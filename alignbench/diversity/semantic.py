@@ -9,11 +9,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from alignbench.diversity.entropy import entropy_of, hill, plug_in
 from alignbench.stats.estimates import cluster_numbers
@@ -119,6 +120,11 @@ def clusters(vectors: ArrayLike, seed: int = 0) -> Clusters:
     return Clusters(labels, int(labels.max()) + 1, silhouette)
 
 
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
 def _k_means(rows: NDArray[np.floating], k: int, seed: int) -> tuple[Any, float]:
     """k-means of unit rows, and its mean silhouette by cosine distance; −1 if it finds a single cluster."""
     from sklearn.cluster import KMeans
@@ -126,7 +132,7 @@ def _k_means(rows: NDArray[np.floating], k: int, seed: int) -> tuple[Any, float]
     from sklearn.metrics import silhouette_score
 
     # on this few rows, threads wait for each other longer than they work
-    with threadpool_limits(1), warnings.catch_warnings():
+    with _threads().limit(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than k
         found = KMeans(k, n_init=3, random_state=seed).fit(rows)
     if len(set(found.labels_.tolist())) < 2:

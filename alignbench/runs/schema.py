@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -67,10 +68,16 @@ class TaskFile(BaseModel):
     declared: Object | None = None
 
 
+@cache
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
 def check(content: Mapping[str, Any], kind: type[T], file: Path, advice: str) -> T:
     """The content as an object of this kind. Raises AlignbenchError for a field that is missing or of a wrong type."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(content), strict=True)
+        found: T = _adapter(cast(Any, kind)).validate_json(json.dumps(content), strict=True)
+        return found
     except ValidationError as error:
         wrong = error.errors()[0]
         reason = f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"

@@ -6,16 +6,22 @@ import pkgutil
 from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache
 
 from alignbench.errors import AlignbenchError
 from alignbench.plugins import plugins
 from alignbench.types.task import Task
 
 
+@cache
+def _built_in() -> dict[str, Task]:
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return {task.name: task for module in modules for task in getattr(module, "TASKS", ())}
+
+
 def all_tasks() -> dict[str, Task]:
     """Name -> task, in alphabetical order. Raises AlignbenchError for a plug-in without a name of its own."""
-    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
-    found = {task.name: task for module in modules for task in getattr(module, "TASKS", ())}
+    found = dict(_built_in())
     for plugin in plugins("tasks"):
         if not isinstance(plugin.value, Task):
             raise AlignbenchError(f"{plugin.origin}: TASKS has {plugin.value!r}, which is no Task")

@@ -24,17 +24,36 @@ function drawing(name, attributes, ...children) {
 // The address of a task's samples, at a set of its folders.
 const linkTo = (task, set) => `#task/${encodeURIComponent(task)}${set ? `/${set + 1}` : ""}`;
 
+// The files of blocks that are not in this page: block -> address. Each calls `alignbench` with its block.
+let files = {};
+const arrived = new Map();
+window.alignbench = (name, text) => arrived.set(name, text);
+
+function readFile(name) {
+  return new Promise((resolve, reject) => {
+    const script = make("script", { src: files[name], onerror: () => {
+      script.remove();
+      reject(new Error(`the file ${files[name]} is not beside this page; reload the page, or copy the whole folder`));
+    }, onload: () => {
+      script.remove();
+      resolve(arrived.get(name));
+      arrived.delete(name);
+    } });
+    document.head.append(script);
+  });
+}
+
 // The content of a data block: base64 of gzip of JSON.
 async function unpack(name) {
-  const binary = atob($(`data-${name}`).textContent);
+  const binary = atob(Object.hasOwn(files, name) ? await readFile(name) : $(`data-${name}`).textContent);
   const bytes = new Uint8Array(binary.length);
   for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
 
-function download(name, text) {
-  const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
+function download(name, text, type = "text/csv") {
+  const address = URL.createObjectURL(new Blob([text].flat(), { type: `${type};charset=utf-8` }));
   make("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10000);
 }

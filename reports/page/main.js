@@ -50,9 +50,10 @@ async function route(core, first) {
   $("overview").hidden = task;
   $("task").hidden = !task;
   if (task) {
-    const ready = openTask(core, decoded(parts[1]), Number(parts[2] || 1) - 1);
+    const sample = parts[3] === "sample" && parts.length > 4 ? [decoded(parts[4]), Number(parts[5] || 1)] : null;
+    const ready = openTask(core, decoded(parts[1]), Number(parts[2] || 1) - 1, sample);
     window.scrollTo(0, 0);
-    if (!first) $("task-title").focus({ preventScroll: true });
+    if (!first && !sample) $("task-title").focus({ preventScroll: true });
     await ready;
     if (view && parts[3] === "show") showComparison(parts.slice(4).map(decoded));
     return;
@@ -83,8 +84,9 @@ async function start() {
     $("content").prepend(make("p", { class: "notice", role: "alert" }, `This browser cannot read the table and the samples (${error.message}); use a newer one.`));
   });
   if (!core) return;
+  files = core.files;
   startAudit(core);
-  onControls($("task-controls"), (control) => { if (view) showSamples(control); });
+  startTask();
   for (const button of document.querySelectorAll("button.download"))
     button.addEventListener("click", async () => download(button.dataset.name, await unpack(button.dataset.block)));
   window.addEventListener("hashchange", () => route(core, false));
