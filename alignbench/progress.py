@@ -65,8 +65,8 @@ class BarProgress(Progress):
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        text, count = TextColumn("{task.description}", markup=False), TextColumn("{task.completed:.0f}/{task.total:.0f}")
-        columns = text, BarColumn(), count, TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[left]}")
+        text, count = TextColumn("{task.description}", markup=False), "{task.completed:.0f}/{task.total:.0f}"
+        columns = text, BarColumn(), *map(TextColumn, (count, "{task.fields[rate]}", "{task.fields[left]}"))
         self._bar = RichProgress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> Self:

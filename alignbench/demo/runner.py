@@ -44,7 +44,8 @@ PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between
 # what the stages import, most of all torch and transformers: once, in the process that they are forked from
 PRELOADED = ("alignbench.demo.pretrain", "alignbench.evaluation.evaluate", "alignbench.models.local", "reports.report",
     "trainers.ppo", "trainers.reward", "trainers.sft", "transformers.models.llama.modeling_llama")  # fmt: skip
-BEGUN, WORKED = re.compile(r": \d+ [a-z]+(?:, \d+ already done)?$"), re.compile(r": (\d+)/(\d+) [a-z]+, ")  # progress.py
+BEGUN = re.compile(r": \d+ [a-z]+(?:, \d+ already done)?$")  # lines of progress.py
+WORKED = re.compile(r": (\d+)/(\d+) [a-z]+, ")
 PDEATHSIG = 1  # of Linux's prctl
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
@@ -221,7 +222,8 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is preloaded too
     with log.open("ab") as stream:
         stream.write(os.fsencode(f"$ {shlex.join(stage.command)}\n"))
-    forks = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else None)
+    methods = multiprocessing.get_all_start_methods()
+    forks = multiprocessing.get_context("forkserver" if "forkserver" in methods else None)
     forks.set_forkserver_preload(list(PRELOADED))
     cpu_seconds = forks.Value("d", 0.0)
     process = forks.Process(target=run_command, args=(stage.command, log, threads, cpu_seconds))
@@ -237,14 +239,15 @@ def run_command(command: Sequence[str], log: Path, threads: int, cpu_seconds: An
     os.environ |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    with log.open("ab") as stream, open(os.devnull) as nothing:
+    with log.open("ab") as stream, Path(os.devnull).open() as nothing:
         for file, number in ((nothing, 0), (stream, 1), (stream, 2)):
             os.dup2(file.fileno(), number)
     for output in (sys.stdout, sys.stderr):
         output.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     program, *sys.argv[1:] = command
+    module = {"torchrun": "torch.distributed.run"}.get(program, program)
     try:
-        runpy.run_module({"torchrun": "torch.distributed.run"}.get(program, program), run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         cpu_seconds.value = sum(os.times()[:4])
 
@@ -272,7 +275,7 @@ def last_line(log: Path, start: str = "") -> str:
 
 
 def worked_so_far(log: Path, operations: int) -> float:
-    """Proportion of a stage that is done, by the progress in its log: of `operations` operations, one after the other."""
+    """Proportion of a stage that is done, by the progress of its `operations` operations in its log."""
     lines = log.read_text("utf-8", "replace").rpartition("\n$ ")[2].replace("\r", "\n").splitlines()
     begun = sum(BEGUN.search(line) is not None for line in lines)
     shown = next((found for line in reversed(lines) if (found := WORKED.search(line) or BEGUN.search(line))), None)
