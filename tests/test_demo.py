@@ -43,6 +43,7 @@ def out(monkeypatch, tmp_path):
     """The working folder, which is the demo's, and a module `plain` that runs the lines of a stage."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "plain.py").write_text("import sys\nexec(sys.argv[2])\n")
+    monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{REPOSITORY}")
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
@@ -57,8 +58,8 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
             made = Stage("", (), (read,))
             assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in stages[:number]), read
     names = [stage.name for stage in stages]
-    order = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx", "audit", "report"]
-    assert [*names[:8], *names[-2:]] == order
+    order = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx", "ppo-ptx-clean", "audit", "report"]
+    assert [*names[:9], *names[-2:]] == order
     assert not stages[7].needs(stages[6]), "they run side by side"
     other = plan(tmp_path, seed=1)
     assert all(a.command != b.command for a, b in zip(stages[:-2], other[:-2], strict=True))
@@ -86,7 +87,7 @@ def test_every_task_but_a_few_is_evaluated_on_every_model_and_no_two_stages_writ
     absent = {"novelty_bench", "gsm8k"} | {name for name, task in all_tasks().items() if task.ability == "refusal"}
     missing = {model: set(all_tasks()) - tasks for model, tasks in asked.items() if model.endswith("final")}
     assert missing.pop("sft/final") == {*absent, "win_rate", "kl"}, "the others are compared with it"
-    assert missing == {f"{model}/final": absent for model in ("base", "ppo", "ppo-ptx")}
+    assert missing == {f"{model}/final": absent for model in ("base", "ppo", "ppo-ptx", "ppo-ptx-clean")}
 
 
 def test_the_script_runs_every_command_by_hand(tmp_path, monkeypatch):
@@ -247,14 +248,14 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path):
 
 
 def check(out):
-    models = {"base", "sft", "ppo", "ppo-ptx"}
+    models = {"base", "sft", "ppo", "ppo-ptx", "ppo-ptx-clean"}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
     assert systems == {*models, "ppo-iteration-1"}
     lineage = json.loads((out / "ppo" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert "squad2" in (out / "audit.csv").read_text()
     assert {row["model"] for row in read_lines(out / "labels.jsonl")} == models
-    for task, number in (("win_rate", 3), ("recitations", 4)):
+    for task, number in (("win_rate", 4), ("recitations", 5)):
         assert len(list((out / "runs").glob(f"*/{task}-*/result.json"))) == number
 
 

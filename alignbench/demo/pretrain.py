@@ -63,9 +63,11 @@ class Pretraining(StageConfig):
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal by Newton-Schulz steps (Jordan et al. 2024, github.com/KellerJordan/Muon). The base learns
-    from a third of the tokens that AdamW needs. torch.optim.Muon multiplies in bfloat16, which takes 1.7 s a step instead
-    of 0.08 s without AVX-512. Each process computes some of the matrices."""
+    """Momentum made orthogonal by Newton-Schulz steps (Jordan et al. 2024, github.com/KellerJordan/Muon).
+
+    The base learns from a third of the tokens that AdamW needs. torch.optim.Muon multiplies in bfloat16, which without
+    AVX-512 takes 1.7 s a step instead of 0.08 s. Each process computes some of the matrices.
+    """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, accelerator: Accelerator) -> None:
         super().__init__(groups, {"lr": lr, "momentum": 0.95, "weight_decay": 0.1})

@@ -226,16 +226,17 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     forks = multiprocessing.get_context("forkserver" if "forkserver" in methods else None)
     forks.set_forkserver_preload(list(PRELOADED))
     cpu_seconds = forks.Value("d", 0.0)
-    process = forks.Process(target=run_command, args=(stage.command, log, threads, cpu_seconds))
+    process = forks.Process(target=run_command, args=(stage.command, Path.cwd(), log, threads, cpu_seconds))
     process.start()
     return _Job(stage, process, cpu_seconds, reads, log, time.monotonic())
 
 
-def run_command(command: Sequence[str], log: Path, threads: int, cpu_seconds: Any) -> None:
-    """Run a command in this process, as a shell would: its module as the main program, with its output in the log."""
+def run_command(command: Sequence[str], folder: Path, log: Path, threads: int, cpu_seconds: Any) -> None:
+    """Run a command in this process, as a shell in `folder` would: as the main program, with its output in the log."""
     if sys.platform == "linux":
         # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
         ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+    os.chdir(folder)
     os.environ |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
