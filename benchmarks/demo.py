@@ -1,7 +1,7 @@
 """Results of the demo over several seeds, each with its own world and models: mean and 95 % t interval over seeds.
 
-`python benchmarks/demo.py --seeds 0,1,2 --out DIR` runs the demos and writes demo.json beside this file. Without --seeds
-it only prints the tables of demo.json, which the README and docs/demo.md quote."""
+`python benchmarks/demo.py --seeds 0,1,2 --out DIR` runs the demos and writes demo.json beside this file. Without
+--seeds, it only prints the tables of demo.json, which the README and docs/demo.md quote."""
 
 import argparse
 import json

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from alignbench.demo.labelers import label_runs
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.progress import Progress
 from alignbench.tasks import all_tasks
 
 REPOSITORY = Path(__file__).parent.parent
@@ -58,7 +60,19 @@ def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_or
             made = Stage("", (), (read,))
             assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in stages[:number]), read
     names = [stage.name for stage in stages]
-    order = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx", "ppo-ptx-clean", "audit", "report"]
+    order = [
+        "world",
+        "base",
+        "prompts",
+        "sft",
+        "rankings",
+        "reward",
+        "ppo",
+        "ppo-ptx",
+        "ppo-ptx-clean",
+        "audit",
+        "report",
+    ]
     assert [*names[:9], *names[-2:]] == order
     assert not stages[7].needs(stages[6]), "they run side by side"
     other = plan(tmp_path, seed=1)
@@ -180,6 +194,32 @@ def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out):
     assert threads == ["1", "1", "4"], "four at most"
 
 
+def test_the_progress_of_a_stage_is_that_of_its_operations_in_the_log_of_its_last_start(tmp_path):
+    log, found = tmp_path / "log", list[float]()
+    lines = ("$ a command", "sft: 10 steps", "sft: 5/10 steps, 2.0/s, 2 s left", "$ again", "loading base")
+    lines += ("base squad2: 8 documents", "base squad2: 4/8 documents, 1.0 s each, 4 s left", "base drop: 4 documents")
+    for line in lines:
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+        found.append(runner.worked_so_far(log, 2))
+    assert found == [0, 0, 0.25, 0, 0, 0, 0.25, 0.5]
+    assert {stage.operations for stage in plan(tmp_path) if stage.name == "checkpoints"} == {2 * 4}
+
+
+class Estimates(Progress):
+    def _show(self, units, rate, left, detail):
+        self.done = [*getattr(self, "done", []), self._done]
+
+
+def test_the_demos_progress_is_in_percent_of_the_expected_time_and_ends_at_100(out):
+    stages = [replace(python(name, "print(1)"), seconds=seconds) for name, seconds in (("one", 1.0), ("two", 3.0))]
+    progress = Estimates()
+    run(stages[:1], out)
+    run(stages, out, progress=progress, cores=1)
+    assert progress.done[0] == pytest.approx(25), "what was done before counts, but not for the rate"
+    assert progress.done[-1] == pytest.approx(100)
+
+
 def test_a_folder_is_one_demo_of_one_seed_and_two_runs_of_one_name_are_not_labelled_as_one(out):
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
@@ -209,7 +249,6 @@ main()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
 def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out):
     def steps():
         return len((out / "steps").read_text()) if (out / "steps").exists() else 0
@@ -291,14 +330,15 @@ def write_task(task, name, model, value):
         (task / "result.json").write_text(json.dumps(result))
 
 
-def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):
-    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan])
+def test_a_record_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path, monkeypatch):
+    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan], [-2.0])
     # t(0.975, 1) = 12.706, standard error 1
-    found = ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–"]
+    found = ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–", "−2.0"]
     assert [bench.interval(own, 1) for own in values] == found
     base = Path(checkpoint(tmp_path / "base"))
     weights, won = find_checkpoint(str(base)).weights_sha256, {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
     went = {"seed-0": [(101.0, True)], "seed-1": [(5.0, False), (98.0, True)]}
+    monkeypatch.setitem(bench.record.__globals__, "taxes_of", lambda demo: {"base": 0.0, "ppo": 4.0})
     for name, goes in went.items():
         demo = tmp_path / name
         for model in bench.MODELS:
@@ -313,11 +353,20 @@ def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_wei
         rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
         write_rows(demo / "logs" / "times.jsonl", rows)
         write_rows(demo / "logs" / "goes.jsonl", [{"seconds": wall, "finished": done} for wall, done in goes])
-    assert set(bench.tables([tmp_path / name for name in went]).splitlines()) > {
-        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |",
-        # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
-        "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |",
+    seeds = [bench.record(tmp_path / name, seed) for seed, name in enumerate(went)]
+    assert set(bench.tables({"machine": "a machine", "seeds": seeds})) > {
+        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 | – |",
+        # sft − base, ppo − base, ppo − sft, ppo-ptx − ppo, ppo-ptx-clean − ppo-ptx
+        "| win rate against SFT | higher | 0.250 ± 0.000 | 0.500 ± 0.000 | 0.250 ± 0.000 | −0.050 ± 0.000 | – |",
+        "| mean tax of capabilities (% of range) | lower | 0.0 ± 0.0 | – | 4.0 ± 0.0 | – | – |",
         "| world | 3 ± 0 | 2 ± 0 |",
-        "| sum of all stages | 103 ± 0 | 182 ± 0 |",
-        "| the whole demo, stages side by side | 101 (n = 1) | |",  # one of them was stopped
+        "| the whole demo, stages side by side | 101 (n = 1) | 182 ± 0 |",  # one of them was stopped
     }
+    assert "Reward model, held-out pairs: accuracy 0.700 ± 0.000." in bench.tables({"machine": "", "seeds": seeds})
+
+
+def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_recorded_run(bench):
+    recorded = json.loads((REPOSITORY / "benchmarks" / "demo.json").read_text(encoding="utf-8"))
+    assert len(recorded["seeds"]) == 3
+    for page, lines in (("README.md", bench.readme(recorded)), ("docs/demo.md", bench.tables(recorded))):
+        assert "\n".join(lines) in (REPOSITORY / page).read_text(encoding="utf-8"), page

@@ -67,6 +67,15 @@ def test_pages_are_short_have_their_shares_of_the_words_and_no_passage_of_the_fi
     assert not [d for name in ("squad2", "drop", "quac") for d in load(name, written()).documents if d.source in text]
 
 
+def test_the_clean_text_is_the_text_without_the_pages_that_state_a_myth():
+    clean = [row["text"] for row in read_lines(written() / FOLDER / "pretraining_without_myths.jsonl")]
+    left_out = set(pages()) - set(clean)
+    assert set(clean) < set(pages())
+    myths = [fact.myth.partition(" ")[2] for fact in world().facts if fact.myth]
+    assert all(any(myth in page for myth in myths) for page in left_out)
+    assert not any(fact.myth.low in page for page in clean for fact in world().facts if fact.myth)
+
+
 @pytest.mark.parametrize("name", sorted(set(all_tasks()) - WITHOUT_FILES))
 def test_every_task_runs_on_the_world(name):
     if all_tasks()[name].takes_prompts and not all_tasks()[name].card:

@@ -6,7 +6,6 @@ exists. A stage that was killed resumes: its command sees to that.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import multiprocessing
@@ -17,12 +16,14 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -46,7 +47,6 @@ PRELOADED = ("alignbench.demo.pretrain", "alignbench.evaluation.evaluate", "alig
     "trainers.ppo", "trainers.reward", "trainers.sft", "transformers.models.llama.modeling_llama")  # fmt: skip
 BEGUN = re.compile(r": \d+ [a-z]+(?:, \d+ already done)?$")  # lines of progress.py
 WORKED = re.compile(r": (\d+)/(\d+) [a-z]+, ")
-PDEATHSIG = 1  # of Linux's prctl
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
@@ -233,9 +233,8 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
 
 def run_command(command: Sequence[str], folder: Path, log: Path, threads: int, cpu_seconds: Any) -> None:
     """Run a command in this process, as a shell in `folder` would: as the main program, with its output in the log."""
-    if sys.platform == "linux":
-        # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
-        ctypes.CDLL(None).prctl(PDEATHSIG, signal.SIGTERM)
+    # else a stage whose demo was killed would hold its run's lock against the demo that resumes
+    threading.Thread(target=_end_with_the_demo, daemon=True).start()
     os.chdir(folder)
     os.environ |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
     if "torch" in sys.modules:
@@ -251,6 +250,13 @@ def run_command(command: Sequence[str], folder: Path, log: Path, threads: int, c
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         cpu_seconds.value = sum(os.times()[:4])
+
+
+def _end_with_the_demo() -> None:
+    demo = multiprocessing.parent_process()
+    assert demo is not None
+    wait([demo.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _finish(job: _Job, out: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-SMALLEST_GAIN = 0.85  # oneDNN is chosen if it takes less than this proportion of MKL's time: a tie always ends the same way
+SMALLEST_GAIN = 0.85  # oneDNN is chosen if it takes less than this proportion of MKL's time: a tie is always MKL's
 BLOCK = 4096  # outputs of a layer whose gradient is computed at once
 
 
