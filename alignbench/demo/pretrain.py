@@ -85,7 +85,7 @@ class Muon(torch.optim.Optimizer):
             flat = torch.cat([update.flatten() for update in updates])
             if self._world > 1:
                 torch.distributed.all_reduce(flat)
-            for weight, update in zip(group["params"], flat.split([u.numel() for u in updates]), strict=True):
+            for weight, update in zip(group["params"], torch.split(flat, [u.numel() for u in updates]), strict=True):
                 size = math.sqrt(max(1.0, weight.shape[0] / weight.shape[1]))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update.view_as(weight), alpha=-group["lr"] * size)
