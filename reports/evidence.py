@@ -214,7 +214,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
     audits, reasons = _audits(final, reference, lineage, labels)
-    systems = tuple(chain.from_iterable(map(_systems, final)))
+    systems = tuple(chain.from_iterable(map(systems_of, final)))
     if audits:
         contrasts = next(iter(audits.values())).contrasts
         compared = {name for own in contrasts for row in own.rows if "chat" in row.variant
@@ -225,7 +225,7 @@ def gather(paths: Sequence[Path], *, reference: str | None = None, lineage: Path
     if any(own.synthetic for system in systems for own in system.tasks):
         notes.insert(0, f"{SYNTHETIC_DATA[0].upper()}{SYNTHETIC_DATA[1:]}.")
     return Evidence(
-        systems, tuple(chain.from_iterable(map(_systems, during))), tuple(own for own in trainings if own.metrics),
+        systems, tuple(chain.from_iterable(map(systems_of, during))), tuple(own for own in trainings if own.metrics),
         labels, audits, (*notes, *reasons, *chain.from_iterable(map(_warnings, trainings))),
     )  # fmt: skip
 
@@ -266,7 +266,7 @@ def _audits(
     paths = {run.name: str(run.path) for run in runs}
     if reference is not None and reference not in paths:
         raise AlignbenchError(f"--reference {reference}: it must be one of the models: {', '.join(paths)}")
-    if not runs or (len(runs) == 1 and len(_systems(runs[0])) == 1):
+    if not runs or (len(runs) == 1 and len(systems_of(runs[0])) == 1):
         return {}, ["only one model: nothing to compare it with"]
     chosen: list[str | None] = [reference]
     if not reference and 1 < len(runs) <= MOST_REFERENCES:
@@ -280,7 +280,8 @@ def _audits(
     return {name: audit for name, audit in found.items() if audit}, []
 
 
-def _systems(run: Run) -> list[System]:
+def systems_of(run: Run) -> list[System]:
+    """Return a run as one system, or as two if it was evaluated both with and without its chat template."""
     chat = tuple(own for own in run.tasks if own.result.template == "chat")
     rest = tuple(own for own in run.tasks if own.result.template != "chat")
     if chat and any(own.result.template == "none" for own in rest):

@@ -187,18 +187,23 @@ def to_csv(audit: Audit, file: Path) -> None:
 
 def to_markdown(audit: Audit, file: Path, *, every_metric: bool = False, decisions: Sequence[Decision] = ()) -> None:
     """The tables, after those of the gate's decisions: the summary of a pull request."""
+    gate = [] if not decisions else [_gate(decisions)]
+    lines = as_markdown([*gate, *tables(audit, every_metric=every_metric)], audit.notes)
+    write_text(file, "\n".join(lines).rstrip() + "\n")
 
-    def line(cells: Sequence[str], escape: Callable[[str], str] = _markdown) -> str:
+
+def as_markdown(content: Sequence[Table], notes: Sequence[str]) -> list[str]:
+    """The lines of tables and of notes below them."""
+
+    def line(cells: Sequence[str], escape: Callable[[str], str] = markdown) -> str:
         return "| " + " | ".join(map(escape, cells)) + " |"
 
     lines = []
-    gate = [] if not decisions else [_gate(decisions)]
-    for table in [*gate, *tables(audit, every_metric=every_metric)]:
-        lines += [f"### {_markdown(table.title)}", "", *(f"- {_markdown(own)}" for own in table.lead)]
+    for table in content:
+        lines += [f"### {markdown(table.title)}", "", *(f"- {markdown(own)}" for own in table.lead)]
         lines += [*([""] if table.lead else []), line(table.header), line(["---"] * len(table.header), str)]
-        lines += [*map(line, table.rows), "", *(f"- {_markdown(note)}" for note in table.notes), ""]
-    lines += [f"- {_markdown(note)}" for note in audit.notes]
-    write_text(file, "\n".join(lines).rstrip() + "\n")
+        lines += [*map(line, table.rows), "", *(f"- {markdown(note)}" for note in table.notes), ""]
+    return lines + [f"- {markdown(note)}" for note in notes]
 
 
 def to_latex(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
@@ -218,7 +223,8 @@ def to_latex(audit: Audit, file: Path, *, every_metric: bool = False) -> None:
     write_text(file, "\n".join(lines).rstrip() + "\n")
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is."""
     return re.sub(r"([\\`*_{}\[\]<>#|~])", r"\\\1", printable(text).replace("&", "&amp;"))
 
 

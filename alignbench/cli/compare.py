@@ -49,6 +49,9 @@ def compare(
     csv: Annotated[Path | None, typer.Option(help="Write all metrics to this CSV file.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the tables to this Markdown file.")] = None,
     latex: Annotated[Path | None, typer.Option(help="Write the tables to this LaTeX file.")] = None,
+    card: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write an audit card of two pages, as PDF and Markdown.")
+    ] = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,6 +105,11 @@ def compare(
         to_markdown(audit, markdown, every_metric=every, decisions=decisions)
     if latex is not None:
         to_latex(audit, latex, every_metric=every)
+    if card is not None:
+        from alignbench.runs.read import read_runs
+        from reports.card.card import write_card
+
+        write_card(audit, read_runs(models, runs), card)
     if junit is not None:
         write_text(junit, to_junit(decisions))
     for line in to_lines(decisions):

@@ -59,4 +59,5 @@ def export(
         else:
             file, text = out / run.path.name / "results_alignbench.json", formats.to_lm_eval(run)
         write_text(file, text, with_folder=to != "hf")
-        print(f"{run.name}: {file}")
+        hint = f" (no audit card of this model beside it: see `alignbench compare --card {file.parent}`)"
+        print(f"{run.name}: {file}{hint if to == 'hf' and not formats.has_audit_card(run, file.parent) else ''}")

@@ -20,6 +20,10 @@ from alignbench.types.result import MetricResult
 
 NAME = "alignbench"
 TRACKERS = ("wandb", "mlflow", "trackio")
+CARD = "audit-card"  # .md and .pdf, which `alignbench compare --card` writes
+LINK = f"[audit card]({CARD}.md) ([PDF]({CARD}.pdf))"
+SECTION = f"\n<!-- alignbench -->\nWhat aligning this model gained and cost: {LINK}.\n<!-- /alignbench -->\n"
+SECTIONS = re.compile(r"\s*<!-- alignbench -->.*?<!-- /alignbench -->\s*", re.DOTALL)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -33,9 +37,10 @@ def measured(run: Run) -> Iterator[tuple[str, TaskRun, list[MetricResult]]]:
 
 
 def to_model_card(run: Run, file: Path) -> str:
-    """The model card in a file, or a new one, with the headline metrics in its `model-index`.
+    """The model card in a file, or a new one, with the headline metrics in its `model-index`, and at its end a link to
+    the audit card of this model, if its folder has one.
 
-    What an earlier export wrote is replaced; other results stay. Raises AlignbenchError if the card cannot be read.
+    What an earlier export wrote is replaced; the rest stays. Raises AlignbenchError if the card cannot be read.
     """
     import yaml
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -63,7 +68,24 @@ def to_model_card(run: Run, file: Path) -> str:
     fields = card.data.to_dict() | {"model_name": name, "eval_results": [*others, *found]}
     fields.pop("model-index", None)
     card.data = ModelCardData(**fields)
+    linked = has_audit_card(run, file.parent)
+    if linked or SECTIONS.search(card.text):
+        card.text = SECTIONS.sub("\n\n", card.text).rstrip() + "\n" + SECTION * linked
     return str(card)
+
+
+def card_mark(runs: Sequence[Run]) -> str:
+    """The first line of the audit card of these models, a comment that names them."""
+    return f"<!-- audit card of {', '.join(run.weights or run.path.name[-8:] for run in runs)} -->"
+
+
+def has_audit_card(run: Run, folder: Path) -> bool:
+    """Whether a folder has an audit card, and this model is among those that it is of."""
+    try:
+        with (folder / f"{CARD}.md").open(encoding="utf-8") as stream:
+            return (run.weights or run.path.name[-8:]) in stream.readline(100_000)
+    except (OSError, ValueError):
+        return False
 
 
 def to_every_eval_ever(run: Run, organization: str, relationship: str) -> str:

@@ -1,0 +1,1 @@
+"""The audit card: an audit on two pages, for a model release."""
