@@ -28,7 +28,7 @@ from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
 
 # sha256 of `sha256  file` of all files, in order of their names
-BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"
+BYTES = "e62b5527fa04b42c4926040a2621254b9e908e4c37dab1e0131b1e14049359f3"
 FOUND = make_requests(world())
 REFUSAL = {"xstest", "or_bench", "jailbreakbench", "refusal"}  # nothing in the world is to be refused
 # no card describes the first's; the second needs somebody's answers; nobody in the world calculates in steps
