@@ -54,26 +54,16 @@ def out(monkeypatch, tmp_path):
 
 def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path):
     stages = plan(tmp_path)
-    for number, stage in enumerate(stages):
-        assert not any(stage.needs(later) for later in stages[number:]), stage.name
-        for read in stage.reads:
-            made = Stage("", (), (read,))
-            assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in stages[:number]), read
+    assert {s.name for s in plan(tmp_path, methods="all")} - {s.name for s in stages} == {"dpo", "rloo", "methods"}
+    for some in (stages, plan(tmp_path, methods="all")):
+        for number, stage in enumerate(some):
+            assert not any(stage.needs(later) for later in some[number:]), stage.name
+            for read in stage.reads:
+                made = Stage("", (), (read,))
+                assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in some[:number]), read
     names = [stage.name for stage in stages]
-    order = [
-        "world",
-        "base",
-        "prompts",
-        "sft",
-        "rankings",
-        "reward",
-        "ppo",
-        "ppo-ptx",
-        "ppo-ptx-clean",
-        "audit",
-        "report",
-    ]
-    assert [*names[:9], *names[-2:]] == order
+    assert names[:8] == ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx"]
+    assert names[-2:] == ["audit", "report"]
     assert not stages[7].needs(stages[6]), "they run side by side"
     other = plan(tmp_path, seed=1)
     assert all(a.command != b.command for a, b in zip(stages[:-2], other[:-2], strict=True))
@@ -167,7 +157,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monk
         python("evaluate", evaluates, ["trained"], ["runs/sft-[0-9a-f]*"]),
     ]
     (out / "given").write_text("1")
-    monkeypatch.setattr(runner, "plan", lambda out, seed: stages)
+    monkeypatch.setattr(runner, "plan", lambda out, seed, methods: stages)
     line = f"error: stage train failed: the well is dry; log: {out / 'logs' / 'train.log'}"
     assert_one_line_error(run_command("demo", "--out", out), line)
     assert not (out / "logs" / "evaluate.log").exists()
@@ -245,7 +235,7 @@ from alignbench.cli.app import main
 from alignbench.demo import runner
 body = "import time\\nfor step in range(len(open('steps', 'a+').read() or open('steps').read()), 16):\\n" \\
        " open('steps', 'a').write('x')\\n time.sleep(0.1)\\n"
-runner.plan = lambda out, seed: (runner.Stage("slow", ("plain", "-c", body), makes=("steps",)),)
+runner.plan = lambda out, seed, methods: (runner.Stage("slow", ("plain", "-c", body), makes=("steps",)),)
 sys.argv[1:] = ["demo", "--out", "."]
 main()
 """
@@ -280,23 +270,23 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path):
     for name, rows in (("pretraining", 300), ("lessons", 100), ("prompts", 60)):
         file = tmp_path / "world" / FOLDER / f"{name}.jsonl"
         write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, read_lines(file)[:rows])
-    for stage in plan(tmp_path, sizes=TOY):
+    for stage in plan(tmp_path, sizes=TOY, methods="all"):
         if stage.name not in ("world", "prompts", "report"):
             done = run_command(*stage.command[stage.command.index("alignbench") + 1 :])
             assert done.returncode == 0, (stage.name, done.stderr)
             assert stage.missing(tmp_path) is None, stage.name
-    check(tmp_path)
+    check(tmp_path, "dpo", "rloo", "sft best of 2")
 
 
-def check(out):
-    models = {"base", "sft", "ppo", "ppo-ptx", "ppo-ptx-clean"}
+def check(out, *others):
+    models = {"base", "sft", "ppo", "ppo-ptx", "ppo-ptx-clean", *others}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
     assert systems == {*models, "ppo-iteration-1"}
     lineage = json.loads((out / "ppo" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert "squad2" in (out / "audit.csv").read_text()
     assert {row["model"] for row in read_lines(out / "labels.jsonl")} == models
-    for task, number in (("win_rate", 4), ("recitations", 5)):
+    for task, number in (("win_rate", 4 + len(others)), ("recitations", 5)):
         assert len(list((out / "runs").glob(f"*/{task}-*/result.json"))) == number
 
 

@@ -85,8 +85,9 @@ class Stage:
         return next((made for made in self.makes if not any(out.glob(made))), None)
 
 
-def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file"""
+def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None, methods: str = "ppo") -> tuple[Stage, ...]:
+    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file; methods: "ppo" or
+    "all", with DPO, RLOO and best-of-n"""
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
     for name, group in values["evaluations"].items():
@@ -97,15 +98,19 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
     values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
 
+    values["others"] = ("{out}/dpo/final", "{out}/rloo/final") if methods == "all" else ()
+
     def filled(words: Iterable[str]) -> tuple[str, ...]:
         found = (values[word[1:-1]] if word.startswith("{") and word.endswith("}") else word for word in words)
         parts = (part if isinstance(part, tuple) else (str(part),) for part in found)
         return tuple(word.format_map(values) for part in parts for word in part)
 
     stages: list[Stage] = []
-    for name, stage in file["stages"].items():
+    chosen = {name: stage for name, stage in file["stages"].items() if stage.get("methods", methods) == methods}
+    for name, stage in chosen.items():
         for values["model"] in file["models"] if "{model}" in name else ("",):
-            reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in stage.get("after", ())))
+            after = [each for each in stage.get("after", ()) if each != "methods" or each in chosen]
+            reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in after))
             parts = map(filled, (stage["command"].split(), reads, stage["makes"]))
             command, reads, makes = parts
             purpose, operations = stage["purpose"].format_map(values), 1
