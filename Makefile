@@ -1,13 +1,14 @@
 # Every target creates .venv itself: `make demo` and `make test` are the whole set-up.
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALL ?= $(BIN)/pip install
 
-.PHONY: demo test test-slow test-servers lint docs clean
+.PHONY: demo test test-slow test-servers lint docs dist clean
 
 # The stamp is newer than its inputs, so a changed dependency is installed again.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(INSTALL) --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 demo: .venv/ready
@@ -54,11 +55,18 @@ lint: .venv/ready
 
 # The documentation as a site, in site/; a warning is an error.
 .venv/docs: .venv/ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(INSTALL) --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 docs: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# The sdist and the wheel made from it, in dist/.
+dist: .venv/ready
+	rm -rf dist
+	$(INSTALL) --constraint constraints.txt build twine
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 clean:
-	rm -rf .venv .venv-llama .venv-serve .venv-vllm demo site
+	rm -rf .venv .venv-llama .venv-serve .venv-vllm demo dist site

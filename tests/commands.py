@@ -1,15 +1,15 @@
-"""Run `alignbench` commands: in this process, which costs no imports, or in a process of their own; their errors."""
+"""Run `alignbench` commands in this process, which costs no imports, or in another; their errors; a full disk."""
 
 import contextlib
 import io
 import os
 import re
+import resource
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import CompletedProcess, Popen
-from subprocess import run as run_and_wait
+from subprocess import CompletedProcess
 from typing import Any
 from unittest import mock
 
@@ -41,15 +41,22 @@ def run(*arguments: object, cwd: Path | None = None, env: dict[str, str] | None 
     return CompletedProcess(argv, code, *texts)
 
 
-def in_process(create: Any, *arguments: object, module: Sequence[str] = (), **options: Any) -> Any:
-    """Run a command in a process of its own. module: a module, with its options, that starts the command"""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *module, *("-m",) * bool(module), "alignbench", *map(str, arguments)]
-    return create(command, text=True, env=environment | options.pop("env", {}), **options)
+def run_process(*arguments: object, launch: str = "", env: dict[str, str] | None = None) -> CompletedProcess[str]:
+    """Run a command in a new process. launch: the module, with its options, that starts the command"""
+    command = [sys.executable, *f"-m {launch}".split() * bool(launch), "-m", "alignbench", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (env or {})
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
-run_process = partial(in_process, run_and_wait, capture_output=True, timeout=300)
-start = partial(in_process, Popen)  # to be killed
+@contextlib.contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes, which a writer sees as a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def files_of(out: Path) -> dict[str, bytes]:

@@ -4,13 +4,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 from farm import train_model, write_world
 from hypothesis import settings
-from tiny import tiny_model, tiny_tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 REPOSITORY = Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -72,6 +70,8 @@ def farm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny models are too small to be shared between threads, which would only wait for each other."""
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -79,10 +79,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> Any:
+    from tiny import tiny_tokenizer
+
     return tiny_tokenizer()
 
 
 @pytest.fixture
-def llama(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+def llama(tokenizer: Any) -> Any:
+    from tiny import tiny_model
+
     return tiny_model("llama", tokenizer)

@@ -1,4 +1,4 @@
-"""What two processes do under FSDP2: torchrun runs this file, see test_fsdp.py.
+"""What two processes do under FSDP2, see test_fsdp.py.
 
 accelerate shards on GPUs only; here it is made to shard on a CPU (gloo).
 """
@@ -6,7 +6,6 @@ accelerate shards on GPUs only; here it is made to shard on a CPU (gloo).
 import faulthandler
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,3 @@ def main(folder: Path, *stages: str) -> None:
     if not stages:
         found = shards_of(folder, "no") | {"frozen": shards_of(folder, "bf16", frozen=True)}
         (folder / f"shards-{os.environ['RANK']}.json").write_text(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

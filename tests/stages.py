@@ -1,12 +1,10 @@
 """What the tests of the training stages share: tiny models, data and quick runs of all stages, stock models as their
-reference, what a run leaves, and what two processes do: torchrun runs this file, see `two_processes`."""
+reference, what a run leaves, and what two processes do."""
 
 import copy
 import faulthandler
 import json
-import os
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib import import_module
@@ -18,6 +16,7 @@ import torch
 import transformers
 from cases import cases, read_lines, write_lines
 from commands import refusal
+from processes import in_two_processes
 from safetensors.torch import load_file
 from tiny import SENTENCES, save_tiny_checkpoint, tiny_model, tiny_tokenizer
 from torch.distributed.device_mesh import init_device_mesh
@@ -150,7 +149,13 @@ def second(prompts, responses):
 
 def prepare(tmp_path_factory: Any) -> Path:
     """A folder with a model, data of all stages, reward functions and a reward model; a module-scoped fixture."""
-    folder: Path = tmp_path_factory.mktemp("training")
+    source = tmp_path_factory.getbasetemp() / "prepared"
+    if not source.exists():
+        _prepare(source)
+    return Path(shutil.copytree(source, tmp_path_factory.mktemp("training"), dirs_exist_ok=True))
+
+
+def _prepare(folder: Path) -> None:
     checkpoint(folder / "model")
     write_rows(folder / "sft.jsonl", DEMONSTRATIONS)
     write_rows(folder / "rankings.jsonl", RANKINGS)
@@ -159,7 +164,6 @@ def prepare(tmp_path_factory: Any) -> Path:
     write_rows(folder / "one-reward.jsonl", [{"prompt": QUESTIONS[0], "chosen": " honey", "rejected": " toxic"}])
     (folder / "training_rewards.py").write_text(REWARDS)
     train(folder, "reward", folder / "judge-run", epochs=3).joinpath("final").rename(folder / "judge")
-    return folder
 
 
 def config_of(folder: Path, stage: str, out: Path, **changed: Any) -> Any:
@@ -219,22 +223,13 @@ def long(folder: Path, stage: str, out: Path, **changed: Any) -> Path:
     return train(folder, stage, out, **({"save_every": 1} | LONG[stage] | changed))
 
 
-def in_two_processes(file: str, *arguments: object) -> None:
-    """Run a file of the tests in two processes, by torchrun."""
-    here = Path(__file__).resolve().parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", file]
-    found = subprocess.run([*launch, *map(str, arguments)], capture_output=True, text=True, env=environment)
-    assert found.returncode == 0, found.stderr[-3000:]
-
-
 def two_processes(folder: Path, *what: str) -> Path:
     """Two processes that train the stages or test their errors; they leave it in folder/two."""
-    in_two_processes(__file__, folder, *what)
+    in_two_processes(folder, train_or_fail, folder, *what)
     return folder / "two"
 
 
-def main(folder: Path, *stages: str) -> None:
+def train_or_fail(folder: Path, *stages: str) -> None:
     faulthandler.dump_traceback_later(300, exit=True)  # processes that wait for each other end, and the test fails
     two, said = folder / "two", list[str]()
     for stage in stages:
@@ -276,7 +271,3 @@ def main(folder: Path, *stages: str) -> None:
     said.append(refusal(open_run(config, other, accelerator).__enter__))
     (two / f"said-{rank}.json").write_text(json.dumps(said))
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

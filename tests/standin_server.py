@@ -28,6 +28,11 @@ BEHAVIOUR |= {"window": 10_000, "delay": 0.0, "content_form": False, "models": [
 BEHAVIOUR |= {"serial": False, "most": 128, "used": None}
 
 
+def asked_of(body: dict[str, Any]) -> str:
+    """The text of a request: the last message, or the prompt."""
+    return body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+
+
 def pieces_of(text: str) -> list[str]:
     """The tokens: a word with the space before it, or one other character."""
     return re.findall(r" ?\w+|[^\w]", text)
@@ -45,12 +50,13 @@ def written(prompt: str, seed: int, max_tokens: int) -> str:
 
 class StandIn:
     """A context manager. asked: all requests (path, body, headers); answered: those with a 200; armed: set after the
-    probes of the engine, faults are counted from then on"""
+    probes of the engine, faults are counted from then on; say: what it answers to the body of a request instead of its
+    own text (a text, or the fields of a message, and why it ended), or None"""
 
     def __init__(self, **behaviour: Any) -> None:
         assert behaviour.keys() <= BEHAVIOUR.keys()
         self.behaviour = SimpleNamespace(**BEHAVIOUR | behaviour)
-        self.asked, self.answered, self.armed = [], [], False
+        self.asked, self.answered, self.armed, self.say = [], [], False, lambda body: None
         self.number = self.most_at_once = self._at_once = 0
         self._lock, self._turn = threading.Lock(), threading.Lock()
         serve, has = self._serve, self.behaviour
@@ -128,6 +134,11 @@ class StandIn:
         count = body.get("n", 1) if has.several in ("several", "equal") else 1
         usage = {"prompt_tokens": len(pieces_of(prompt)), "completion_tokens": count}
         choices = [self._choice(prompt, index, body, chat) for index in range(count)]
+        if said := self.say(body):
+            content, finish = said
+            message = {"role": "assistant"} | (content if isinstance(content, dict) else {"content": content})
+            choices = [{"index": index, "finish_reason": finish} | ({"message": message} if chat else {"text": content})
+                       for index in range(count)]  # fmt: skip
         reply = {"model": f"{MODEL}-2026-01-01", "choices": choices, "usage": usage, "system_fingerprint": "fp_7"}
         return 200, reply
 

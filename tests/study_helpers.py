@@ -1,5 +1,6 @@
 """A labeling study for tests: its items, a running server, and labelers who answer through requests."""
 
+import json
 import re
 import threading
 import time
@@ -11,6 +12,8 @@ from uuid import uuid4
 
 import httpx
 
+from alignbench.labels.study.answers import Submission, parse
+from alignbench.labels.study.results import stopped
 from alignbench.labels.study.store import Item, Settings, Study, open_study
 from alignbench.labels.table import FLAGS
 
@@ -52,6 +55,20 @@ def submission(state: dict[str, Any], **changes: Any) -> dict[str, Any]:
     item = state["item"]
     content = {"submission": uuid4().hex, "item": item["id"], "seconds": 3.5, "note": ""}
     return content | {"answer": answer(item["outputs"])} | changes
+
+
+def submit(study: Study, labeler: str, **changes: Any) -> dict[str, Any]:
+    """Answer the labeler's next item, and return what was submitted."""
+    content = submission(study.state(labeler, stopped(study)), **changes)
+    study.submit(labeler, parse(Submission, json.dumps(content).encode()))
+    return content
+
+
+def a_study(tmp_path: Path) -> Iterator[Study]:
+    """A fixture of several test files."""
+    made, _ = opened(tmp_path / "s.db")
+    yield made
+    made.close()
 
 
 @contextmanager

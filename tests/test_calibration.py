@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from cases import cases
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,18 +51,9 @@ def test_the_error_is_between_that_of_all_documents_together_and_of_each_alone(p
     assert abs((confidences - right).mean()) - 1e-9 <= found <= abs(confidences - right).mean() + 1e-9
 
 
-@pytest.mark.parametrize(
-    ("groups", "expected"),
-    [
-        # (confidence, accuracy) of the bins, each of ten documents
-        ([(0.8, 0.8)] * BINS, 0.0),
-        ([(0.9, 0.5)] * BINS, 0.4),  # overconfident
-        ([(0.5, 0.9)] * BINS, 0.4),  # underconfident
-        ([(0.5, 0.5)] * 10 + [(0.9, 0.6)] * 5, 0.1),
-        ([(0.3, 0.5)] * 5 + [(0.6, 0.6)] * 5 + [(0.9, 0.7)] * 5, 0.4 / 3),  # does not cancel
-    ],
-)
+@pytest.mark.parametrize(("groups", "expected"), cases("calibration")["bins"])
 def test_constructed_cases_have_exactly_their_error(groups, expected):
+    groups = [own for count, *own in groups for _ in range(count)]
     confidences = np.repeat([own for own, _ in groups], 10) + np.arange(10 * BINS) * 1e-12  # in this order
     right = np.concatenate([np.arange(10) < round(10 * accuracy) for _, accuracy in groups]).astype(float)
     assert expected_calibration_error(confidences, right, intervals=False).value == pytest.approx(expected, abs=1e-9)

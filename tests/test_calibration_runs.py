@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from audit_runs import N, headline_of, shares, write_run
+from cases import cases
 from commands import assert_one_line_error, run
 from report_runs import evidence_of
 
@@ -143,19 +144,7 @@ def test_mc1_is_the_best_answer_against_the_false_ones():
     assert found["nll"] == pytest.approx(math.log(1 + math.exp(-1)))
 
 
-@pytest.mark.parametrize(
-    ("fields", "place"),
-    [
-        ({"target": {"label": 1}}, 1),
-        ({"target": {"best_choice": 0}}, 0),
-        ({"statistics": {"label": [1]}}, 1),  # lm-eval's, evaluated here
-        ({"target": {"target": "1"}}, 1),  # lm-eval's logs
-        ({"target": {"target": "hay"}}, 1),
-        ({"target": {"target": "oats"}}, None),
-        ({}, None),  # lm-eval's, evaluated by an earlier version
-        ({"target": {"label": 7}}, None),
-    ],
-)
+@pytest.mark.parametrize(("fields", "place"), cases("calibration")["right_choice"])
 def test_without_the_right_choice_there_is_no_brier_score_but_a_confidence(fields, place):
     found = calibrated(record({"acc": 0.0}, [-1.0, -2.0], [" wool", " hay"], **fields), ("acc", "total"))["metrics"]
     assert found["overconfidence"] == pytest.approx(1 / (1 + math.exp(-1)))

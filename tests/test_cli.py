@@ -3,16 +3,15 @@
 import json
 import random
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from commands import assert_one_line_error, files_of, run, run_process, start
+from commands import assert_one_line_error, files_of, full_disk, run
+from processes import kill, start
 from safetensors.torch import load_file, save_file
 
 import alignbench
@@ -39,7 +38,7 @@ def scaled_weights(model: Path, copy: Path, factor: float) -> Path:
 @pytest.fixture(scope="module")
 def finished(farm_model, world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    done = evaluate(farm_model, world, out, command=run_process)
+    done = evaluate(farm_model, world, out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -89,17 +88,15 @@ def test_a_run_records_what_computed_it(finished):
 
 @pytest.mark.parametrize("attempt", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 10))])
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_files(farm_model, world, tmp_path, finished, attempt):
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    process = evaluate(farm_model, world, tmp_path, command=start, **streams)
+    (said := tmp_path / "said").touch()
+    process = evaluate(farm_model, world, tmp_path / "out", command=start, err=said)
     # loading takes most of the time: the moment is drawn from the time after the computation has started
-    for line in process.stderr:
-        if "documents" in line:
-            break
+    while "documents" not in said.read_text() and process.is_alive():
+        time.sleep(0.001)
     time.sleep(random.Random(attempt).uniform(0, 0.12))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert evaluate(farm_model, world, tmp_path).returncode == 0
-    assert files_of(tmp_path) == files_of(finished)
+    kill(process)
+    assert evaluate(farm_model, world, tmp_path / "out").returncode == 0
+    assert files_of(tmp_path / "out") == files_of(finished)
 
 
 def test_results_of_another_setting_other_weights_or_other_data_are_not_reused(farm_model, world, tmp_path):
@@ -144,12 +141,8 @@ def test_choices_are_scored_as_replies_with_template_chat_only(farm_model, world
 
 
 def test_a_full_disk_keeps_computed_results_and_the_next_run_resumes(farm_model, world, tmp_path, finished):
-    # to a program, a limit on the size of a file looks like a disk that fills up
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
-
-    done = evaluate(farm_model, world, tmp_path, command=run_process, preexec_fn=limit)
+    with full_disk(6_000):
+        done = evaluate(farm_model, world, tmp_path)
     assert_one_line_error(done, "cannot be written", "run the same command again")
     kept = [line for file in tmp_path.rglob("documents*.jsonl") for line in file.read_bytes().splitlines()]
     assert len(kept) > 5

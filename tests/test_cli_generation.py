@@ -2,15 +2,14 @@
 
 import json
 import random
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import read_lines, write_lines
-from commands import assert_one_line_error, files_of, run, run_process, start
+from commands import assert_one_line_error, files_of, run
+from processes import kill, start
 from standin_server import StandIn
 
 TASKS = "real_toxicity,squad2,wmt15_fr_en"
@@ -25,7 +24,7 @@ def evaluate(model: object, world: Path, out: Path, *more: object, tasks: str = 
 @pytest.fixture(scope="module")
 def finished(farm_model, world, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    done = evaluate(farm_model, world, out, command=run_process)
+    done = evaluate(farm_model, world, out)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -76,17 +75,16 @@ def test_each_token_has_its_values_and_emt_and_tp_equal_a_hand_calculation_from_
 def test_a_run_killed_during_generation_resumes_to_the_same_files(finished, farm_model, world, tmp_path, kills):
     draw = random.Random(kills)
     for _ in range(kills):
-        process = evaluate(farm_model, world, tmp_path, command=start, stderr=subprocess.DEVNULL)
+        process = evaluate(farm_model, world, tmp_path, command=start)
         deadline = time.monotonic() + 60
         before = sum(path.stat().st_size for path in tmp_path.rglob("*.jsonl"))
         # until it has written something, and a random time longer
         while sum(path.stat().st_size for path in tmp_path.rglob("*.jsonl")) <= before + 400:
-            if process.poll() is not None or time.monotonic() > deadline:
+            if not process.is_alive() or time.monotonic() > deadline:
                 break
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.5))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill(process)
     done = evaluate(farm_model, world, tmp_path)
     assert done.returncode == 0, done.stderr
     assert files_of(tmp_path) == files_of(finished)

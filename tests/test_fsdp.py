@@ -9,6 +9,7 @@ import sharded
 import stages
 import torch
 from cases import read_lines
+from processes import in_two_processes
 from safetensors.torch import load_file, save_file
 
 pytestmark = pytest.mark.slow
@@ -38,7 +39,7 @@ def in_two(folder: Path, *runs: str) -> None:
         parts = [{"episodes": 16}, {}] if run == "ppo" else [{}]
         written = {"stage": stage, "settings": settings | {"micro_tokens": 64}, "parts": parts}
         (folder / f"{run}.json").write_text(json.dumps(written))
-    stages.in_two_processes(sharded.__file__, folder, *runs)
+    in_two_processes(folder, sharded.main, folder, *runs)
 
 
 def test_each_process_reads_its_shards_of_the_files_alone(folder):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from cases import cases, read_lines, write_lines
-from commands import assert_one_line_error, assert_refused, files_of, run, run_process, start
+from commands import assert_one_line_error, assert_refused, files_of, run
+from processes import kill, start
 
 from alignbench.audit.compare import compare
 from alignbench.evaluation.evaluate import prepare
@@ -112,13 +113,13 @@ def test_a_killed_import_that_is_repeated_equals_an_uninterrupted_one(tmp_path):
     write_lm_eval(tmp_path / "logs", "lab/base", 20)
     write_lm_eval(tmp_path / "logs", "lab/tuned", 30)
     command, killed = ("import", "lm-eval", "logs", "--out"), tmp_path / "killed"
-    with start(*command, "killed", cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not any(killed.glob("*/*/documents.*")):
-            time.sleep(0.001)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
+    process = start(*command, "killed", cwd=tmp_path)
+    while process.is_alive() and not any(killed.glob("*/*/documents.*")):
+        time.sleep(0.001)
+    kill(process)
+    assert process.exitcode == -signal.SIGKILL
     assert len(list(killed.glob("*/*/result.json"))) < 8  # two models on four tasks
-    assert [run_process(*command, out, cwd=tmp_path).returncode for out in ("killed", "whole")] == [0, 0]
+    assert [run(*command, out, cwd=tmp_path).returncode for out in ("killed", "whole")] == [0, 0]
     assert files_of(killed) == files_of(tmp_path / "whole")
 
 
@@ -322,10 +323,10 @@ assert not heavy, heavy
 """
 
 
-def test_commands_on_existing_results_import_neither_torch_nor_transformers(table):
-    write_lm_eval(table / "logs", "base", 20)
-    write_lm_eval(table / "logs", "tuned", 30)
-    write_lines(table / "labels.jsonl", [
+def test_commands_on_existing_results_import_neither_torch_nor_transformers(tmp_path):
+    write_lm_eval(tmp_path / "logs", "base", 20)
+    write_lm_eval(tmp_path / "logs", "tuned", 30)
+    write_lines(tmp_path / "labels.jsonl", [
         {"labeler": name, "prompt_id": "1", "prompt": "p", "model": model, "output": model, "rank": rank}
         for name in "ab" for rank, model in enumerate("xy", 1)
     ])  # fmt: skip
@@ -336,5 +337,5 @@ def test_commands_on_existing_results_import_neither_torch_nor_transformers(tabl
         ["labels", "summary", "labels.jsonl"],
     ]
     script = LIGHT.format(commands=commands)
-    done = subprocess.run([sys.executable, "-c", script], cwd=table, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

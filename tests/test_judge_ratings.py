@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 from scorer_models import save_classifier, stock_logprob
-from standin_server import StandIn
+from standin_server import StandIn, asked_of
 from tiny import save_tiny_checkpoint
 
 from alignbench.evaluation.score_file import judge_files
-from alignbench.scorers import Item, find_scorer
+from alignbench.scorers import Item, find_scorer, rubric
 from alignbench.scorers.panel import majority, split_judges
 from alignbench.scorers.preference import PROMPTS
 from alignbench.scorers.rubric import BEFORE, expected_rating, read_rating
@@ -82,7 +83,8 @@ def test_a_panel_with_a_judge_that_sees_an_order_has_a_consistency(models):
     assert panel.score([EQUAL])[0]["win"] == 0.5
 
 
-def test_ratings_of_a_local_model_are_expected_values_after_its_own_reason(models):
+def test_ratings_of_a_local_model_are_expected_values_after_its_own_reason(models, monkeypatch):
+    monkeypatch.setattr(rubric, "SAMPLING", replace(rubric.SAMPLING, max_tokens=40))
     judge = find_scorer(f"preference=rubric:{models}/rubric.yaml@lm:{models}/plain")
     won, lost, same = judge.score([WON, LOST, EQUAL])
     texts = {"true": "It is true.", "short": "It is short."}
@@ -131,7 +133,7 @@ def rater(top=True, refuse=False):
         answer = standin._answer
 
         def instead(path, body):
-            text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+            text = asked_of(body)
             if "<answer>" not in text:
                 return answer(path, body)
             if refuse and body.get("top_logprobs"):

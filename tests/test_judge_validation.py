@@ -11,7 +11,7 @@ from commands import assert_one_line_error, files_of, run
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
-from standin_server import MODEL, StandIn
+from standin_server import MODEL, StandIn, asked_of
 
 from alignbench.evaluation.score_file import judge_files
 from alignbench.labels.judges import Unit, units_of, validate
@@ -227,20 +227,15 @@ def test_the_verdicts_of_a_run_are_corrected_with_labels_of_some_of_its_prompts(
 
 
 def test_a_judge_that_generates_text_is_asked_again_with_other_seeds(labels, tmp_path):
+
+    def say(body):
+        if "<answer_a>" in (text := asked_of(body)):
+            sampled = body["temperature"] == 0.7 and body["seed"] % 2
+            return f"[[{'C' if sampled else 'A' if 'moo' in text.partition('<answer_b>')[0] else 'B'}]]", "stop"
+        return None
+
     with StandIn() as standin:
-        answer = standin._answer
-
-        def instead(path, body):
-            status, reply = answer(path, body)
-            text = body["messages"][0]["content"] if "messages" in body else ""
-            if "<answer_a>" in text:
-                sampled = body["temperature"] == 0.7 and body["seed"] % 2
-                winner = "C" if sampled else "A" if "moo" in text.partition("<answer_b>")[0] else "B"
-                message = {"role": "assistant", "content": f"[[{winner}]]"}
-                reply["choices"] = [{"index": 0, "finish_reason": "stop", "message": message}]
-            return status, reply
-
-        standin._answer = instead
+        standin.say = say
         options = ("--judge", f"endpoint:{standin.spec}", "--seeds", 3, "--temperature", 0.7)
         found, _ = findings("--labels", labels, *options, cwd=tmp_path)
     judge = f"endpoint:{MODEL}"

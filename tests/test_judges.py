@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 from scorer_models import TEXTS, save_classifier, stock_logprob
-from standin_server import MODEL, StandIn
+from standin_server import MODEL, StandIn, asked_of
 from tiny import save_tiny_checkpoint
 
 from alignbench.models.checkpoint import find_checkpoint
@@ -141,25 +141,9 @@ def longer(asked):
     return f"The longer is [[{'A' if len(first) > len(second) else 'B'}]]"
 
 
-def asked_of(body):
-    return body["messages"][0]["content"] if "messages" in body else body["prompt"]
-
-
 def connect_judge(standin, say=longer, finish="stop"):
     """A judge on a server that answers a question with `say` of it."""
-    answer = standin._answer
-
-    def instead(path, body):
-        status, reply = answer(path, body)
-        if status == 200 and "<answer_a>" in asked_of(body):
-            for choice in reply["choices"]:
-                choice.pop("logprobs", None)
-                text = say(asked_of(body))
-                chat = {"message": {"role": "assistant", "content": text}}
-                choice |= {"finish_reason": finish} | (chat if "message" in choice else {"text": text})
-        return status, reply
-
-    standin._answer = instead
+    standin.say = lambda body: (say(asked_of(body)), finish) if "<answer_a>" in asked_of(body) else None
     judge = find_scorer(f"preference=endpoint:{standin.spec}")
     standin.armed = True
     standin.asked.clear()

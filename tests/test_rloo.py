@@ -53,6 +53,7 @@ def test_the_gradient_is_that_of_reinforce_on_whole_responses(folder, optimise, 
     assert not (out / "final" / "value").exists()
 
 
+@pytest.mark.slow  # its loop is that of PPO, whose reward rises in test_ppo.py
 def test_a_reward_of_letters_rises(optimise):
     settings = {"episodes": 32 * 25, "batch": 32, "lr": 1e-2, "warmup": 2, "stop": tuple("eaon"), "max_tokens": 32}
     lines = stages.steps_of(optimise(reward="training_rewards:letters", ema=0.0, **settings))

@@ -41,18 +41,6 @@ def test_both_equal_the_mean_over_all_subsets(samples, data):
     assert majority_at_k(right, wrong, k, silent) == pytest.approx(majority)
 
 
-@pytest.mark.parametrize(
-    ("n", "right", "k", "value"),
-    [
-        # the examples of Chen et al.'s own repository (6 samples, half of them right) and of Hugging Face's code_eval
-        (6, 3, 1, 0.5), (2, 1, 1, 0.5), (2, 1, 2, 1.0),
-        (5, 2, 2, 0.7), (200, 0, 100, 0.0), (200, 101, 100, 1.0), (200, 1, 100, 0.5), (10, 1, 8, 0.8),
-    ],
-)  # fmt: skip
-def test_pass_at_k_of_known_cases(n, right, k, value):
-    assert pass_at_k(n, right, k) == pytest.approx(value, abs=1e-12)
-
-
 @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
 def test_pass_at_k_is_monotone_in_k_and_equals_the_product_of_the_paper(both):
     n, right = both
@@ -80,12 +68,11 @@ def test_the_majority_of_one_and_of_two_answers_is_pass_at_one_and_of_all_the_vo
 
 
 def test_a_majority_of_many_samples_converges_to_the_most_frequent_answer():
-    curve = [majority_at_k(400, [300, *[1] * 300], k) for k in (1, 16, 256, 1000)]
+    curve = [majority_at_k(40, [30, *[1] * 30], k) for k in (1, 4, 25, 100)]
     assert curve == sorted(curve)
     assert curve[0] == pytest.approx(0.4)
     assert curve[-1] == 1.0
-    falling = [majority_at_k(300, [400, *[1] * 300], k) for k in (1, 16, 256, 1000)]
-    assert falling[-1] == 0.0
+    assert majority_at_k(30, [40, *[1] * 30], 100) == 0.0
 
 
 @pytest.mark.parametrize(("n", "right", "k"), [(3, 4, 1), (3, -1, 1), (3, 1, 0), (3, 1, 4)])

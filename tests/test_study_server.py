@@ -12,19 +12,14 @@ from commands import run
 
 pytest.importorskip("starlette", reason="no starlette: pip install 'alignbench[labels]'")
 from starlette.testclient import TestClient
-from study_helpers import SYSTEMS, Labeler, opened, served, submission
+from study_helpers import SYSTEMS, Labeler, a_study, opened, served, submission
 
 from alignbench.labels.study.results import Rule
 from alignbench.labels.study.server import make_app
 from alignbench.labels.study.store import Settings, open_study
 from alignbench.labels.table import read_labels
 
-
-@pytest.fixture
-def study(tmp_path):
-    made, _ = opened(tmp_path / "s.db")
-    yield made
-    made.close()
+study = pytest.fixture(a_study)
 
 
 class TestServer:

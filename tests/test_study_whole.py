@@ -11,13 +11,14 @@ import random
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import pytest
 from audit_runs import write_run
-from commands import run, start
+from commands import run
 from demo_world import world
 from study_helpers import Labeler
 
@@ -74,7 +75,8 @@ def serving(tmp_path, runs):
     command, begun = ["labels", "serve", *runs, *(word for pair in options.items() for word in pair)], []
 
     def again():
-        process, links = start(*command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT), {}
+        program = [sys.executable, "-m", "alignbench", *map(str, command)]
+        process, links = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True), {}
         begun.append(process)
         for line in process.stdout:
             if found := LINK.match(line.rstrip("\n")):

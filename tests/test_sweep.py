@@ -3,8 +3,6 @@
 import json
 import random
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +12,7 @@ from cases import cases
 from commands import assert_one_line_error, assert_refused, files_of, run
 from farm import DATA
 from figure_checks import assert_nothing_overlaps, draw
-from stages import in_two_processes
+from processes import in_two_processes
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -105,7 +103,7 @@ def test_a_training_with_the_callback_is_the_same_training(trained, farm_model, 
 
 @pytest.mark.slow
 def test_with_two_processes_the_first_evaluates_and_the_training_is_the_same(farm_model, world, tmp_path):
-    in_two_processes(__file__, farm_model, world, tmp_path)
+    in_two_processes(tmp_path, train_in_two_processes, farm_model, world, tmp_path)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "audited")]
     assert weights[0] == weights[1]
     assert len(list((tmp_path / "runs").glob("*/hellaswag-*/result.json"))) == 3  # one for each of the steps 0, 2, 4
@@ -272,7 +270,3 @@ def test_dpo_with_trl(adapter, farm_model, world, tmp_path):
     assert len({own["eval_token_entropy/entropy"] for own in found.values()}) == 5
     means = [[entry["rewards/margins"] for entry in own if "rewards/margins" in entry] for own in (before, after)]
     assert means[0] == means[1]  # means over all steps, which TRL collects between two logs
-
-
-if __name__ == "__main__":
-    train_in_two_processes(sys.argv[1], sys.argv[2], Path(sys.argv[3]))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
@@ -121,17 +122,18 @@ def test_a_user_error_is_one_line_with_exit_code_2(arguments, words):
     commands.assert_one_line_error(commands.run("train", "ppo", *arguments), words)
 
 
-PLAIN = ["-m", "alignbench"]
-ACCELERATE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=1", *PLAIN]
+PLAIN = "-m alignbench report absent"  # it imports no torch
+ACCELERATE = "-m accelerate.commands.launch --cpu --num_processes=1 -m alignbench train sft model=absent data=d out=o"
 
 
-@pytest.mark.parametrize("launch", [PLAIN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
-def test_packages_of_the_current_folder_do_not_replace_ours(tmp_path, launch):
+@pytest.mark.parametrize("command", [PLAIN, pytest.param(ACCELERATE, marks=pytest.mark.slow)])
+def test_packages_of_the_current_folder_do_not_replace_ours(tmp_path, command):
     for name in ("reports", "trainers"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('a package of the current folder')")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, *launch, "train", "sft", "model=absent", "data=absent", "out=out", "cpu=true"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "error: checkpoint absent: no such folder" in done.stderr, done.stderr
+    done = subprocess.run(
+        [sys.executable, *command.split()], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert re.search(r"error: .*absent: ", done.stderr), done.stderr
     assert "a package of the current folder" not in done.stdout + done.stderr

@@ -4,6 +4,7 @@ import math
 
 import datasets
 import pytest
+from cases import cases
 from commands import refusal
 from stages import read_demonstrations, read_prompts, read_rankings, write_rows
 from test_trainer_data import HENS, assistant, plain_chat, user
@@ -61,21 +62,12 @@ def test_white_space_around_a_dialogue_does_not_change_its_messages(tmp_path, pr
     assert found.prompt == "<user>Do hens fly?<end><assistant>"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "prompts", "count"),
-    [
-        ("d.csv", "prompt,response\nq,a\n,b\nr,\n", ["q", "", "r"], 1),
-        ("d.jsonl", '{"prompt": "q", "chosen": "a", "rejected": null}', ["q"], 1),
-        ("d.jsonl", '{"prompt": "q", "response": "a", "label": 3}', ["q"], 1),
-        ("d.jsonl", '{"prompt": "q", "completions": [{"response": "a", "score": null}]}', ["q"], 1),
-        ("d.jsonl", '{"prompt": "", "responses": [1], "ranks": []}', [""], 1),
-    ],
-)
-def test_prompts_do_not_depend_on_the_responses_and_empty_ones_are_counted(tmp_path, name, text, prompts, count):
+@pytest.mark.parametrize(("name", "text", "prompts"), cases("training")["unread"])
+def test_prompts_do_not_depend_on_the_responses_and_empty_ones_are_counted(tmp_path, name, text, prompts):
     (tmp_path / name).write_text(text)
     said = list[str]()
     assert [row.prompt for row in read_prompts(str(tmp_path / name), None, said.append)] == prompts
-    assert f"; {count} without a response that can be read" in said[0]
+    assert "; 1 without a response that can be read" in said[0]
     assert ("; 1 with an empty prompt" in said[0]) == ("" in prompts)
 
 

@@ -1,9 +1,7 @@
 """The folder of a training run: a full disk, other settings; and a checkpoint's lineage."""
 
 import json
-import resource
 import shutil
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import refusal
+from commands import full_disk, refusal
 from safetensors.torch import save_file
 from stages import an_accelerator
 from tiny import save_tiny_checkpoint
@@ -83,17 +81,6 @@ def test_a_resume_with_another_origin_and_a_second_process_are_refused(out, open
     assert yaml.safe_load((out / "config.yaml").read_text())["save_every"] == 5
 
 
-@contextmanager
-def little_disk(size: int = 50_000):
-    """No file of this process grows beyond `size` bytes, which a writer sees as a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 LARGE = {"weight": torch.zeros(100_000)}
 
 
@@ -113,7 +100,7 @@ def test_a_full_disk_is_one_line_and_the_older_state_is_kept(out, opened, write)
         run.log(2, {"loss": 0.5})
         run.save_state(2, write_weight(1.0), {})
         for save in (lambda: run.save_state(4, write, {}), lambda: run.save_checkpoint("final", write, {})):
-            with little_disk():
+            with full_disk(50_000):
                 line = refusal(save)
             assert "cannot be written (" in line
             assert "fix the cause and run the same command again" in line

@@ -1,7 +1,6 @@
 """A run that is killed and resumed equals an uninterrupted one, bit for bit; two processes equal one, to rounding."""
 
 import json
-import multiprocessing
 import random
 import shutil
 import time
@@ -14,6 +13,7 @@ import stages
 import torch
 from cases import read_lines
 from commands import refusal
+from processes import fork
 
 from trainers import run as run_module
 from trainers.run import Run
@@ -77,13 +77,11 @@ def test_a_run_interrupted_while_logging_and_while_saving_resumes_to_the_same_by
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_resumes_to_the_same_bytes(folder, whole, tmp_path):
     """In processes that are killed, often in the middle of saving a state."""
-    stage, context = whole.name.removeprefix("whole-"), multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stages", *(f"trainers.{name}" for name in STAGES), "transformers"])
+    stage = whole.name.removeprefix("whole-")
     moment, kills, run, code = random.Random(stage), 0, tmp_path / "run", None
     lines = run / "metrics.jsonl"
     while code != 0:
-        worker = context.Process(target=stages.long, args=(folder, stage, run))
-        worker.start()
+        worker = fork(stages.long, folder, stage, run)
         size = moment.choice([1, 1, 400]) + (lines.stat().st_size if lines.exists() else 0)
         while worker.is_alive() and kills < 3:
             grown = lines.exists() and lines.stat().st_size >= size

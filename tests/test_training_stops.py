@@ -120,15 +120,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_remove_later_checkpoints(
     assert stages.same_weights(out / "final", folder / "model") == (stop[1] == 0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"lr": 1e25, "ema": 0.0}, "no response (the logits are not finite)"),  # the weights are finite
-        ({"lr": 1e39}, "iteration 1: the step left weights that are not finite"),  # more than fp32 holds
-        ({"value_lr": 1e39}, "iteration 1: the step left weights that are not finite"),
-        ({"value_lr": 1e30}, ""),
-    ],
-)
+@pytest.mark.parametrize(("settings", "reason"), cases("training")["too_large"])
 def test_too_large_a_learning_rate_leaves_the_last_finite_weights(folder, optimise, settings, reason):
     out = optimise(reward="judge", episodes=40, warmup=0, save_every=1, **settings)
     assert reason in stop_of(out)[0]

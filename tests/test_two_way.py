@@ -1,5 +1,7 @@
 """Intervals for other prompts and other labelers, against a known variance and in simulation."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,19 +83,9 @@ def test_the_wider_interval_contains_both():
 def test_labelers_who_differ_widen_the_win_rate_of_a_summary():
     """Ten of twenty labelers always prefer the hen, ten never: prompts do not vary at all, labelers do."""
     labels = [
-        Label(
-            f"p{n}",
-            "say",
-            f"{model} {n}",
-            f"{who:02}",
-            model,
-            rank=1 + (won != (model == "hen")),
-            flags={"sexual": won},
-        )
-        for n in range(20)
-        for who in range(20)
+        Label(f"p{n}", "say", f"{own} {n}", f"{who:02}", own, rank=1 + (won != (own == "hen")), flags={"sexual": won})
+        for n, who, own in product(range(20), range(20), ("cow", "hen"))
         for won in [who < 10]
-        for model in ("cow", "hen")
     ]
     (found,) = win_rates(labels)
     assert found.estimate.value == 0.5

@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+import pytest
 import torch
 import transformers
 from cases import cases
@@ -17,6 +18,11 @@ SENTENCES = tuple(cases("sentences"))
 ARCHITECTURES = cases("architectures")
 TREE = ["llama", "gpt2", "gpt_neox", "qwen2", "mistral", "gemma", "gemma2", "opt"]  # the engine's fast paths
 PLAIN = ["bloom", "mpt", "falcon", "mamba"]  # padded rows, and one prompt at a time
+# the rest of them runs in `make test-slow`, where a test is less about the architecture
+SOME = [
+    name if name in ("llama", "gpt2", "gemma2", "bloom", "mamba") else pytest.param(name, marks=pytest.mark.slow)
+    for name in TREE + PLAIN
+]
 WITHOUT_BOS = {"gpt2", "gpt_neox", "qwen2"}  # as their own tokenizers
 
 
