@@ -32,7 +32,7 @@ from alignbench.progress import Progress
 from alignbench.tasks import all_tasks
 
 REPOSITORY = Path(__file__).parent.parent
-TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
+TOY = {name: tuple(words) if isinstance(words, list) else words for name, words in cases("demo")["toy"].items()}
 
 
 def python(name, body, reads=(), makes=()):
