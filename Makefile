@@ -58,7 +58,14 @@ lint: .venv/ready
 	$(INSTALL) --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
+# The notebooks with their outputs. They are executed again if they or the code have changed.
+NOTEBOOKS := $(patsubst docs/notebooks/%.md,.venv/notebooks/%.ipynb,$(wildcard docs/notebooks/*.md))
+.venv/notebooks/%.ipynb: docs/notebooks/%.md .venv/docs $(shell find alignbench trainers reports -name "*.py" -o -name "*.yaml")
+	@mkdir -p $(@D)
+	OMP_NUM_THREADS=1 $(BIN)/jupytext --quiet --to ipynb --execute --output $@ $<
+
 docs: .venv/docs
+	$(MAKE) --jobs 2 $(NOTEBOOKS)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # The sdist and the wheel made from it, in dist/.

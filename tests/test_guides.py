@@ -4,7 +4,9 @@ import csv
 import json
 import re
 import shlex
+from itertools import product
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from commands import run
@@ -13,14 +15,14 @@ from farm import train_model, write_world
 from alignbench import plugins
 
 ROOT = Path(__file__).parents[1]
-GUIDES = sorted(ROOT.glob("docs/guides/*.md"))
+GUIDES = [ROOT / "docs/getting_started.md", *sorted(ROOT.glob("docs/guides/*.md"))]
 COLOURS = ["red", "green", "blue"]
-BLOCKS = re.compile(r"(<!-- needs: \w+ -->\n)?```sh\n(.*?)```", re.DOTALL)
+BLOCKS = re.compile(r"(<!-- needs: \w+ -->\n)?( *)```sh\n(.*?)```", re.DOTALL)
 
 
 def commands(page: Path) -> list[list[str]]:
     """The `alignbench` commands of a page, but those that need a GPU or a server."""
-    blocks = [text for needs, text in BLOCKS.findall(page.read_text()) if not needs]
+    blocks = [dedent(text) for needs, _, text in BLOCKS.findall(page.read_text()) if not needs]
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("alignbench ")]
 
@@ -56,6 +58,14 @@ def place(tmp_path_factory):
     rankings = [{"prompt": f"Say {n}.", "responses": [f" {n}", " no", " never"], "ranks": [1, 2, 3]} for n in range(40)]
     write_lines(folder / "rankings.jsonl", rankings)
     write_lines(folder / "prompts.jsonl", [{"prompt": f"Say {n}."} for n in range(40)])
+    labels = [
+        {"prompt": f"Say {n}.", "model": model, "output": f" {n}{model}", "labeler": labeler, "rank": rank}
+        for n, labeler, (rank, model) in product(range(40), "xyz", enumerate(("ALIGNED", "BASE"), 1))
+    ]
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(labels[0]))
+        writer.writeheader()
+        writer.writerows(labels)
     (folder / "text.txt").write_text("\n\n".join(text[:50]))
     return folder
 
@@ -80,7 +90,7 @@ def test_the_commands_of_a_guide_run(page, place, monkeypatch):
 
 
 def test_the_guides_have_commands_that_were_run_and_their_placeholders_are_explained():
-    assert len(GUIDES) >= 6
+    assert len(GUIDES) >= 8
     assert all(commands(page) for page in GUIDES)
 
 
