@@ -12,7 +12,7 @@ EVERY = 10.0  # seconds between plain lines
 class Progress:
     """Silent progress: the default of `alignbench.evaluate`, and the base of the others."""
 
-    _done = _before = 0
+    _done = _before = 0.0
     _began = 0.0
 
     def __enter__(self) -> Self:
@@ -26,16 +26,18 @@ class Progress:
         self._name, self._unit, self._total, self._done, self._before = name, unit, total, done, done
         self._began = self._printed = time.monotonic()
 
-    def advance(self, detail: str = "") -> None:
-        """One more unit is done. detail: about this unit"""
-        self._done += 1
-        self._show((self._done - self._before) / max(time.monotonic() - self._began, 1e-9), detail)
+    def advance(self, detail: str = "", *, units: float = 1, before: bool = False) -> None:
+        """More units are done, or were done by an earlier run (`before`). detail: about them"""
+        self._done += units
+        self._before += units * before
+        rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
+        self._show(units, rate, f"{(self._total - self._done) / rate:.0f} s left" if rate else "", detail)
 
     def say(self, line: str) -> None:
         """Print a message."""
 
-    def _show(self, rate: float, detail: str) -> None:
-        """Show the completed units. rate: units per second"""
+    def _show(self, units: float, rate: float, left: str, detail: str) -> None:
+        """Show the completed units. rate: units per second; left: estimate of the time for the others"""
 
 
 class PlainProgress(Progress):
@@ -48,11 +50,11 @@ class PlainProgress(Progress):
     def say(self, line: str) -> None:
         print(printable(line), file=sys.stderr, flush=True)
 
-    def _show(self, rate: float, detail: str) -> None:
-        if self._done == self._total or time.monotonic() - self._printed >= EVERY:
-            self._printed, left = time.monotonic(), (self._total - self._done) / rate
-            done = f"{self._name}: {self._done}/{self._total} {self._unit}, {_pace(rate)}, {left:.0f} s left"
-            self.say(f"{done}; {detail}" if detail else done)
+    def _show(self, units: float, rate: float, left: str, detail: str) -> None:
+        if self._done >= self._total or time.monotonic() - self._printed >= EVERY:
+            self._printed = time.monotonic()
+            done = [f"{self._name}: {self._done:.0f}/{self._total} {self._unit}", *filter(None, (_pace(rate), left))]
+            self.say(f"{', '.join(done)}; {detail}" if detail else ", ".join(done))
 
 
 class BarProgress(Progress):
@@ -60,11 +62,11 @@ class BarProgress(Progress):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        text, rate = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[rate]}")
-        columns = text, BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn()
+        text, count = TextColumn("{task.description}", markup=False), "{task.completed:.0f}/{task.total:.0f}"
+        columns = text, BarColumn(), *map(TextColumn, (count, "{task.fields[rate]}", "{task.fields[left]}"))
         self._bar = RichProgress(*columns, console=Console(stderr=True))
 
     def __enter__(self) -> Self:
@@ -76,19 +78,19 @@ class BarProgress(Progress):
 
     def start(self, name: str, total: int, done: int = 0, unit: str = "documents") -> None:
         super().start(name, total, done, unit)
-        self._task = self._bar.add_task(printable(name), total=total, completed=done, rate="")
+        self._task = self._bar.add_task(printable(name), total=total, completed=done, rate="", left="")
 
     def say(self, line: str) -> None:
         self._bar.console.print(printable(line), markup=False, highlight=False)
 
-    def _show(self, rate: float, detail: str) -> None:
-        self._bar.update(self._task, advance=1, rate=_pace(rate))
+    def _show(self, units: float, rate: float, left: str, detail: str) -> None:
+        self._bar.update(self._task, advance=units, rate=_pace(rate), left=left)
         if detail:
             self.say(f"{self._name} {self._done}/{self._total}: {detail}")
 
 
 def _pace(rate: float) -> str:
-    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each"
+    return f"{rate:.1f}/s" if rate >= 1 else f"{1 / rate:.1f} s each" if rate else ""
 
 
 def for_terminal() -> Progress:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,10 +28,11 @@ from alignbench.demo.labelers import label_runs
 from alignbench.demo.runner import CODE, Stage, plan, run
 from alignbench.demo.world import FOLDER
 from alignbench.models.checkpoint import find_checkpoint
+from alignbench.progress import Progress
 from alignbench.tasks import all_tasks
 
 REPOSITORY = Path(__file__).parent.parent
-TOY = {name: words if isinstance(words, dict) else tuple(words) for name, words in cases("demo")["toy"].items()}
+TOY = {name: tuple(words) if isinstance(words, list) else words for name, words in cases("demo")["toy"].items()}
 
 
 def python(name, body, reads=(), makes=()):
@@ -43,6 +45,7 @@ def out(monkeypatch, tmp_path):
     """The working folder, which is the demo's, and a module `plain` that runs the lines of a stage."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "plain.py").write_text("import sys\nexec(sys.argv[2])\n")
+    monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{REPOSITORY}")
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
@@ -51,14 +54,16 @@ def out(monkeypatch, tmp_path):
 
 def test_each_stage_comes_after_those_that_make_what_it_reads_in_instructgpts_order(tmp_path):
     stages = plan(tmp_path)
-    for number, stage in enumerate(stages):
-        assert not any(stage.needs(later) for later in stages[number:]), stage.name
-        for read in stage.reads:
-            made = Stage("", (), (read,))
-            assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in stages[:number]), read
+    assert {s.name for s in plan(tmp_path, methods="all")} - {s.name for s in stages} == {"dpo", "rloo", "methods"}
+    for some in (stages, plan(tmp_path, methods="all")):
+        for number, stage in enumerate(some):
+            assert not any(stage.needs(later) for later in some[number:]), stage.name
+            for read in stage.reads:
+                made = Stage("", (), (read,))
+                assert read.startswith(str(CODE)) or any(made.needs(earlier) for earlier in some[:number]), read
     names = [stage.name for stage in stages]
-    order = ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx", "audit", "report"]
-    assert [*names[:8], *names[-2:]] == order
+    assert names[:8] == ["world", "base", "prompts", "sft", "rankings", "reward", "ppo", "ppo-ptx"]
+    assert names[-2:] == ["audit", "report"]
     assert not stages[7].needs(stages[6]), "they run side by side"
     other = plan(tmp_path, seed=1)
     assert all(a.command != b.command for a, b in zip(stages[:-2], other[:-2], strict=True))
@@ -83,10 +88,12 @@ def test_every_task_but_a_few_is_evaluated_on_every_model_and_no_two_stages_writ
         kinds = {kind for g in own for kind in (*g.scorers, *g.optional_scorers)}
         kinds &= {"truth", "info", "toxicity", "entailment", "preference"}  # kinds of scorers that know the world
         assert {word.split("=")[0] for word in words_after(stage, "--scorer")} - {"sentiment"} == kinds, stage.name
-    absent = {"novelty_bench", "gsm8k"} | {name for name, task in all_tasks().items() if task.ability == "refusal"}
+    absent = {"novelty_bench", "gsm8k", "instructions_code", "instructions_language"} | {
+        name for name, task in all_tasks().items() if task.ability == "refusal"
+    }
     missing = {model: set(all_tasks()) - tasks for model, tasks in asked.items() if model.endswith("final")}
     assert missing.pop("sft/final") == {*absent, "win_rate", "kl"}, "the others are compared with it"
-    assert missing == {f"{model}/final": absent for model in ("base", "ppo", "ppo-ptx")}
+    assert missing == {f"{model}/final": absent for model in ("base", "ppo", "ppo-ptx", "ppo-ptx-clean")}
 
 
 def test_the_script_runs_every_command_by_hand(tmp_path, monkeypatch):
@@ -150,7 +157,7 @@ def test_a_stage_with_other_input_begins_anew_and_a_failed_one_resumes(out, monk
         python("evaluate", evaluates, ["trained"], ["runs/sft-[0-9a-f]*"]),
     ]
     (out / "given").write_text("1")
-    monkeypatch.setattr(runner, "plan", lambda out, seed: stages)
+    monkeypatch.setattr(runner, "plan", lambda out, seed, methods: stages)
     line = f"error: stage train failed: the well is dry; log: {out / 'logs' / 'train.log'}"
     assert_one_line_error(run_command("demo", "--out", out), line)
     assert not (out / "logs" / "evaluate.log").exists()
@@ -179,6 +186,32 @@ def test_two_stages_run_side_by_side_with_their_part_of_the_threads(out):
     assert threads == ["1", "1", "4"], "four at most"
 
 
+def test_the_progress_of_a_stage_is_that_of_its_operations_in_the_log_of_its_last_start(tmp_path):
+    log, found = tmp_path / "log", list[float]()
+    lines = ("$ a command", "sft: 10 steps", "sft: 5/10 steps, 2.0/s, 2 s left", "$ again", "loading base")
+    lines += ("base squad2: 8 documents", "base squad2: 4/8 documents, 1.0 s each, 4 s left", "base drop: 4 documents")
+    for line in lines:
+        with log.open("a") as file:
+            file.write(f"{line}\n")
+        found.append(runner.worked_so_far(log, 2))
+    assert found == [0, 0, 0.25, 0, 0, 0, 0.25, 0.5]
+    assert {stage.operations for stage in plan(tmp_path) if stage.name == "checkpoints"} == {2 * 4}
+
+
+class Estimates(Progress):
+    def _show(self, units, rate, left, detail):
+        self.done = [*getattr(self, "done", []), self._done]
+
+
+def test_the_demos_progress_is_in_percent_of_the_expected_time_and_ends_at_100(out):
+    stages = [replace(python(name, "print(1)"), seconds=seconds) for name, seconds in (("one", 1.0), ("two", 3.0))]
+    progress = Estimates()
+    run(stages[:1], out)
+    run(stages, out, progress=progress, cores=1)
+    assert progress.done[0] == pytest.approx(25), "what was done before counts, but not for the rate"
+    assert progress.done[-1] == pytest.approx(100)
+
+
 def test_a_folder_is_one_demo_of_one_seed_and_two_runs_of_one_name_are_not_labelled_as_one(out):
     stages = [python("one", "print(1)")]
     run(stages, out, seed=3)
@@ -202,13 +235,12 @@ from alignbench.cli.app import main
 from alignbench.demo import runner
 body = "import time\\nfor step in range(len(open('steps', 'a+').read() or open('steps').read()), 16):\\n" \\
        " open('steps', 'a').write('x')\\n time.sleep(0.1)\\n"
-runner.plan = lambda out, seed: (runner.Stage("slow", ("plain", "-c", body), makes=("steps",)),)
+runner.plan = lambda out, seed, methods: (runner.Stage("slow", ("plain", "-c", body), makes=("steps",)),)
 sys.argv[1:] = ["demo", "--out", "."]
 main()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
 def test_a_killed_demo_leaves_no_stage_behind_and_resumes(out):
     def steps():
         return len((out / "steps").read_text()) if (out / "steps").exists() else 0
@@ -238,23 +270,23 @@ def test_the_stages_in_one_process_at_toy_size(tmp_path):
     for name, rows in (("pretraining", 300), ("lessons", 100), ("prompts", 60)):
         file = tmp_path / "world" / FOLDER / f"{name}.jsonl"
         write_rows(tmp_path / "prompts" / "train.jsonl" if name == "prompts" else file, read_lines(file)[:rows])
-    for stage in plan(tmp_path, sizes=TOY):
+    for stage in plan(tmp_path, sizes=TOY, methods="all"):
         if stage.name not in ("world", "prompts", "report"):
             done = run_command(*stage.command[stage.command.index("alignbench") + 1 :])
             assert done.returncode == 0, (stage.name, done.stderr)
             assert stage.missing(tmp_path) is None, stage.name
-    check(tmp_path)
+    check(tmp_path, "dpo", "rloo", "sft best of 2")
 
 
-def check(out):
-    models = {"base", "sft", "ppo", "ppo-ptx"}
+def check(out, *others):
+    models = {"base", "sft", "ppo", "ppo-ptx", "ppo-ptx-clean", *others}
     systems = {json.loads(file.read_text())["model"]["name"] for file in (out / "runs").glob("*/run.json")}
     assert systems == {*models, "ppo-iteration-1"}
     lineage = json.loads((out / "ppo" / "final" / "recipe.json").read_text())["lineage"]
     assert [ancestor["stage"] for ancestor in lineage] == ["base", "sft"]
     assert "squad2" in (out / "audit.csv").read_text()
     assert {row["model"] for row in read_lines(out / "labels.jsonl")} == models
-    for task, number in (("win_rate", 3), ("recitations", 4)):
+    for task, number in (("win_rate", 4 + len(others)), ("recitations", 5)):
         assert len(list((out / "runs").glob(f"*/{task}-*/result.json"))) == number
 
 
@@ -290,14 +322,15 @@ def write_task(task, name, model, value):
         (task / "result.json").write_text(json.dumps(result))
 
 
-def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path):
-    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan])
+def test_a_record_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_weights(bench, tmp_path, monkeypatch):
+    values = ([1.0, 3.0], [1.0, math.nan, 3.0], [math.nan, 3.0], [3.0], [math.nan], [-2.0])
     # t(0.975, 1) = 12.706, standard error 1
-    found = ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–"]
+    found = ["2.0 ± 12.7", "2.0 ± 12.7 (n = 2)", "3.0 (n = 1)", "3.0", "–", "−2.0"]
     assert [bench.interval(own, 1) for own in values] == found
     base = Path(checkpoint(tmp_path / "base"))
     weights, won = find_checkpoint(str(base)).weights_sha256, {"base": 0.25, "ppo": 0.75, "ppo-ptx": 0.7}
     went = {"seed-0": [(101.0, True)], "seed-1": [(5.0, False), (98.0, True)]}
+    monkeypatch.setitem(bench.record.__globals__, "taxes_of", lambda demo: {"base": 0.0, "ppo": 4.0})
     for name, goes in went.items():
         demo = tmp_path / name
         for model in bench.MODELS:
@@ -312,11 +345,20 @@ def test_the_table_reads_the_last_run_of_a_stage_and_the_runs_of_the_current_wei
         rows = [{"stage": stage, "seconds": wall, "cpu_seconds": cpu} for stage, wall, cpu in times]
         write_rows(demo / "logs" / "times.jsonl", rows)
         write_rows(demo / "logs" / "goes.jsonl", [{"seconds": wall, "finished": done} for wall, done in goes])
-    assert set(bench.tables([tmp_path / name for name in went]).splitlines()) > {
-        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 |",
-        # sft − base, ppo − sft, ppo-ptx − sft; PPO-ptx and PPO never met
-        "| win rate − 0.5 | higher | 0.250 ± 0.000 | 0.250 ± 0.000 | 0.200 ± 0.000 | – |",
+    seeds = [bench.record(tmp_path / name, seed) for seed, name in enumerate(went)]
+    assert set(bench.tables({"machine": "a machine", "seeds": seeds})) > {
+        "| win rate against SFT | higher | 0.250 ± 0.000 | – | 0.750 ± 0.000 | 0.700 ± 0.000 | – |",
+        # sft − base, ppo − base, ppo − sft, ppo-ptx − ppo, ppo-ptx-clean − ppo-ptx
+        "| win rate against SFT | higher | 0.250 ± 0.000 | 0.500 ± 0.000 | 0.250 ± 0.000 | −0.050 ± 0.000 | – |",
+        "| mean tax of capabilities (% of range) | lower | 0.0 ± 0.0 | – | 4.0 ± 0.0 | – | – |",
         "| world | 3 ± 0 | 2 ± 0 |",
-        "| sum of all stages | 103 ± 0 | 182 ± 0 |",
-        "| the whole demo, stages side by side | 101 (n = 1) | |",  # one of them was stopped
+        "| the whole demo, stages side by side | 101 (n = 1) | 182 ± 0 |",  # one of them was stopped
     }
+    assert "Reward model, held-out pairs: accuracy 0.700 ± 0.000." in bench.tables({"machine": "", "seeds": seeds})
+
+
+def test_the_tables_of_the_readme_and_the_docs_are_those_of_the_recorded_run(bench):
+    recorded = json.loads((REPOSITORY / "benchmarks" / "demo.json").read_text(encoding="utf-8"))
+    assert len(recorded["seeds"]) == 3
+    for page, lines in (("README.md", bench.readme(recorded)), ("docs/demo.md", bench.tables(recorded))):
+        assert "\n".join(lines) in (REPOSITORY / page).read_text(encoding="utf-8"), page

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stages import same_weights, write_rows
 from transformers import AutoModelForCausalLM
 
-from alignbench.demo.pretrain import Pretraining, batches, pack_rows, pretrain, separate
+from alignbench.demo.pretrain import Pretraining, batches, orthogonal, pack_rows, pretrain, separate
 from alignbench.models.checkpoint import find_checkpoint
 from alignbench.progress import Progress
 
@@ -36,6 +36,15 @@ def test_packing_keeps_every_document_whole_and_every_row_within_its_length(leng
     read = list(chain.from_iterable(chain.from_iterable(steps)))
     assert [token for token in read if token][: 40 * 5] == [1] * 40 * 5, "what is read first is read once and first"
     assert len(read) in range(1500, 1500 + 32)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (5, 9), (12, 4)])
+def test_an_update_keeps_its_singular_vectors_and_has_singular_values_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    values = left.T @ orthogonal(matrix) @ right.T
+    assert torch.allclose(values, torch.diag(values.diagonal()), atol=1e-6)
+    assert 0.3 < values.diagonal().min() <= values.diagonal().max() < 1.3
 
 
 def settings(folder, out, **changed):

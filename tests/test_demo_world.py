@@ -28,7 +28,7 @@ from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
 
 # sha256 of `sha256  file` of all files, in order of their names
-BYTES = "e25a644baae0202b5a0ef10742f152f9b6e7a379a9a7aa6bae1f0b979409156b"
+BYTES = "e62b5527fa04b42c4926040a2621254b9e908e4c37dab1e0131b1e14049359f3"
 FOUND = make_requests(world())
 REFUSAL = {"xstest", "or_bench", "jailbreakbench", "refusal"}  # nothing in the world is to be refused
 # no card describes the first's; the second needs somebody's answers; nobody in the world calculates in steps
@@ -65,6 +65,15 @@ def test_pages_are_short_have_their_shares_of_the_words_and_no_passage_of_the_fi
     text = "\n".join(pages())
     assert not [passage for passage in reading.held_out(world()) if passage.text in text]
     assert not [d for name in ("squad2", "drop", "quac") for d in load(name, written()).documents if d.source in text]
+
+
+def test_the_clean_text_is_the_text_without_the_pages_that_state_a_myth():
+    clean = [row["text"] for row in read_lines(written() / FOLDER / "pretraining_without_myths.jsonl")]
+    left_out = set(pages()) - set(clean)
+    assert set(clean) < set(pages())
+    myths = [fact.myth.partition(" ")[2] for fact in world().facts if fact.myth]
+    assert all(any(myth in page for myth in myths) for page in left_out)
+    assert not any(fact.myth.low in page for page in clean for fact in world().facts if fact.myth)
 
 
 @pytest.mark.parametrize("name", sorted(set(all_tasks()) - WITHOUT_FILES))

@@ -26,7 +26,7 @@ from alignbench.models.checkpoint import Checkpoint, CheckpointError, find_check
 from alignbench.models.encode import Encoder
 from alignbench.models.generate.decoding import end_tokens
 from alignbench.models.load import load_model
-from alignbench.models.onednn import use_onednn
+from alignbench.models.onednn import choose_products
 from alignbench.models.shard import load_empty, shard
 from trainers.losses import token_logprobs
 from trainers.packing import PACKED, Example, Packed, pack
@@ -128,7 +128,7 @@ def load(
         raise CheckpointError(spec, f"{len(missing)} weights are not in its files (first: {missing[0]})")
     if not empty:
         check_packing(Policy(model) if kind == "causal" else Scalar(model), spec)
-    use_onednn(model)
+    choose_products(model)
     span = attention_span(model)  # packed rows have no sliding window: sequences must fit into it
     if math.isfinite(span):
         checkpoint = replace(checkpoint, window=min(int(span), checkpoint.window or int(span)))

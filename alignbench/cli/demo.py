@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ app = typer.Typer(
     help="InstructGPT's pipeline on synthetic data: trained and evaluated in ten minutes, without a network."
 )
 
+Methods = Literal["ppo", "all"]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed of the world and of all that is drawn.")]
 World = Annotated[Path, typer.Option(help="Folder of the world, written by `alignbench demo world`.")]
 
@@ -22,6 +23,9 @@ def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the demo; finished stages are not repeated.")] = Path("demo"),
     seed: Seed = 0,
+    methods: Annotated[
+        Methods, typer.Option(help="all: also DPO, RLOO and best-of-n, in the reward-tax figure.")
+    ] = "ppo",
     label: Annotated[bool, typer.Option("--label", help="Then open a page on which you label the outputs.")] = False,
 ) -> None:
     """Make a world; train base, SFT, reward model, PPO and PPO-ptx in it; evaluate them, and write the report."""
@@ -31,7 +35,7 @@ def demo(
 
     began = time.monotonic()
     with for_terminal() as progress:
-        run(plan(out, seed), out, seed, progress=progress)
+        run(plan(out, seed, methods=methods), out, seed, progress=progress)
     print(f"done in {(time.monotonic() - began) / 60:.1f} minutes")
     print(f"audit: {out / 'audit.md'}")
     print(f"report: {(out / 'report' / 'index.html').resolve().as_uri()}")

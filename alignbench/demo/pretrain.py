@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
@@ -20,7 +21,7 @@ from transformers.utils import logging
 
 from alignbench.data.tables import fingerprint
 from alignbench.data.tokens import read_texts
-from alignbench.models.onednn import use_onednn
+from alignbench.models.onednn import choose_products
 from alignbench.progress import Progress
 from trainers import loop
 from trainers.config import REQUIRED, StageConfig, check, setting
@@ -49,15 +50,55 @@ class Pretraining(StageConfig):
     heads: int = setting(3, "attention heads", low=1)
     init: float = setting(0.06, "standard deviation of the initial weights", above=0)
     window: int = setting(512, "longest sequence", low=1)
-    tokens: int = setting(2_800_000, "tokens to train on; shorter text is repeated", low=1)
+    tokens: int = setting(900_000, "tokens to train on; shorter text is repeated", low=1)
     row: int = setting(256, "tokens of a row of whole documents", low=2)
-    rows: int = setting(6, "rows of a step", low=1)
-    lr: float = setting(4e-3, "peak learning rate after the warm-up, cosine decay to a tenth", above=0)
+    rows: int = setting(4, "rows of a step", low=1)
+    lr: float = setting(8e-3, "peak learning rate of embeddings and norms, cosine decay to a tenth", above=0)
+    matrix_lr: float = setting(0.02, "peak learning rate of the layers' matrices (Muon)", above=0)
     warmup: int = setting(40, "warm-up steps", low=1)
     max_gradient_norm: float | None = setting(1.0, "clip the gradient to this norm", above=0)
     save_every: int = setting(200, "steps between resumable states", free=True, low=1)
     trackers: tuple[str, ...] | None = setting((), "tensorboard, wandb", free=True)
     cpu: bool = setting(True, "train on the CPU even if there is a GPU")
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum made orthogonal by Newton-Schulz steps (Jordan et al. 2024, github.com/KellerJordan/Muon).
+
+    The base learns from a third of the tokens that AdamW needs. torch.optim.Muon multiplies in bfloat16, which without
+    AVX-512 takes 1.7 s a step instead of 0.08 s. Each process computes some of the matrices.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, accelerator: Accelerator) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": 0.95, "weight_decay": 0.1})
+        self._rank, self._world = accelerator.process_index, accelerator.num_processes
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            updates = []
+            for number, weight in enumerate(group["params"]):
+                average = self.state[weight].setdefault("average", torch.zeros_like(weight))
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                own = number % self._world == self._rank
+                updates.append(orthogonal(weight.grad.lerp(average, group["momentum"])) if own else average * 0)
+            flat = torch.cat([update.flatten() for update in updates])
+            if self._world > 1:
+                torch.distributed.all_reduce(flat)
+            for weight, update in zip(group["params"], torch.split(flat, [u.numel() for u in updates]), strict=True):
+                size = math.sqrt(max(1.0, weight.shape[0] / weight.shape[1]))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(update.view_as(weight), alpha=-group["lr"] * size)
+
+
+def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """A matrix (rows, columns) with the singular vectors of `matrix` and singular values of about 1."""
+    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    wide = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        squared = wide @ wide.T
+        wide = torch.addmm(wide, torch.addmm(squared, squared, squared, beta=-4.775, alpha=2.0315), wide, beta=3.4445)
+    return wide.T if matrix.shape[0] > matrix.shape[1] else wide
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -119,12 +160,15 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
         shape: dict[str, Any] = {name: getattr(config, setting) for name, setting in SHAPE.items()}
         tokens = {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end}
         model = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=True, **shape, **tokens))
-        use_onednn(model)
+        choose_products(model)
         parameters = list(model.parameters())
-        matrices, vectors = ([p for p in parameters if (p.ndim > 1) is matrix] for matrix in (True, False))
-        groups = [{"params": p, "weight_decay": d, "peak": config.lr} for p, d in ((matrices, 0.1), (vectors, 0.0))]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
-        module, optimizer = accelerator.prepare(model, optimizer)
+        embedding = model.get_input_embeddings().weight
+        matrices = [p for p in parameters if p.ndim > 1 and p is not embedding]
+        vectors = [p for p in parameters if p.ndim == 1]
+        groups = [{"params": p, "weight_decay": d, "peak": config.lr} for p, d in (([embedding], 0.1), (vectors, 0.0))]
+        adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+        muon = Muon([{"params": matrices, "peak": config.matrix_lr}], config.matrix_lr, accelerator)
+        module, adamw, muon = accelerator.prepare(model, adamw, muon)
         halves = range(accelerator.process_index, HALVES, accelerator.num_processes)
         start = 0
         if state := run.resume():
@@ -142,8 +186,10 @@ def pretrain(config: Pretraining, progress: Progress | None = None) -> Path:
             # linear warm-up, then a cosine to a tenth
             angle = math.pi * (step - config.warmup) / max(len(steps) - config.warmup, 1)
             factor = (step + 1) / config.warmup if step < config.warmup else 0.1 + 0.45 * (1 + math.cos(angle))
-            loop.set_learning_rate(optimizer, factor)
-            loop.take_step(module, optimizer, None)
+            for optimizer in (adamw, muon):
+                loop.set_learning_rate(optimizer, factor)
+                optimizer.step()
+                optimizer.zero_grad()
             run.log(step + 1, {"loss": loop.total(loss), "lr": config.lr * factor})
             run.progress.advance()
 

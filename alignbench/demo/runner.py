@@ -6,22 +6,24 @@ exists. A stage that was killed resumes: its command sees to that.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
+import multiprocessing
 import os
+import re
+import runpy
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
+from multiprocessing.connection import wait
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -40,7 +42,11 @@ HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
-PDEATHSIG = 1  # of Linux's prctl
+# what the stages import, most of all torch and transformers: once, in the process that they are forked from
+PRELOADED = ("alignbench.demo.pretrain", "alignbench.evaluation.evaluate", "alignbench.models.local", "reports.report",
+    "trainers.ppo", "trainers.reward", "trainers.sft", "transformers.models.llama.modeling_llama")  # fmt: skip
+BEGUN = re.compile(r": \d+ [a-z]+(?:, \d+ already done)?$")  # lines of progress.py
+WORKED = re.compile(r": (\d+)/(\d+) [a-z]+, ")
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
 UNNAMED = ("*.lock", "log.jsonl", "*.pyc")  # files of times, locks and caches, on which nothing depends
 
@@ -53,6 +59,9 @@ class Stage:
     command: tuple[str, ...]
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    purpose: str = ""
+    seconds: float = 1.0  # by which it lengthens the demo, on any machine: only the ratios matter
+    operations: int = 1  # whose progress its log shows, one after the other
 
     @property
     def stamp(self) -> str:
@@ -76,17 +85,20 @@ class Stage:
         return next((made for made in self.makes if not any(out.glob(made))), None)
 
 
-def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
-    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file"""
+def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None, methods: str = "ppo") -> tuple[Stage, ...]:
+    """The stages of data/stages.yaml for a demo below `out`. sizes: instead of those of the file; methods: "ppo" or
+    "all", with DPO, RLOO and best-of-n"""
     file = lexicon("stages")
     values = {**file, **file["sizes"], **(sizes or {}), "out": out, "seed": seed, "code": CODE, "hash": HASH}
     for name, group in values["evaluations"].items():
         scorers = [f"{kind}=demo-world:{{out}}/world" for kind in group.get("scorers", ())]
         scorers += ["sentiment=textblob"] if "personas" in group["tasks"] and find_spec("textblob") else []
         values[name] = ("--tasks", ",".join(group["tasks"]), *(word for s in scorers for word in ("--scorer", s)))
-        values[f"{name}_runs"] = tuple(f"runs/{m}-{HASH}/{n}-{HASH}" for m in file["models"] for n in group["tasks"])
+        values[f"{name}_runs"] = tuple(f"runs/{{model}}-{HASH}/{n}-{HASH}" for n in group["tasks"])
     values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
+
+    values["others"] = ("{out}/dpo/final", "{out}/rloo/final") if methods == "all" else ()
 
     def filled(words: Iterable[str]) -> tuple[str, ...]:
         found = (values[word[1:-1]] if word.startswith("{") and word.endswith("}") else word for word in words)
@@ -94,21 +106,31 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None) -> tu
         return tuple(word.format_map(values) for part in parts for word in part)
 
     stages: list[Stage] = []
-    for name, stage in file["stages"].items():
+    chosen = {name: stage for name, stage in file["stages"].items() if stage.get("methods", methods) == methods}
+    for name, stage in chosen.items():
         for values["model"] in file["models"] if "{model}" in name else ("",):
-            reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in stage.get("after", ())))
+            after = [each for each in stage.get("after", ()) if each != "methods" or each in chosen]
+            reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in after))
             parts = map(filled, (stage["command"].split(), reads, stage["makes"]))
-            stages.append(Stage(name.format_map(values), *parts))
+            command, reads, makes = parts
+            purpose, operations = stage["purpose"].format_map(values), 1
+            if "--tasks" in command:  # "evaluate MODEL … --tasks TASK,…": one operation for each task of each model
+                at = command.index("--tasks")
+                operations = (at - 2) * len(command[at + 1].split(","))
+            stages.append(Stage(name.format_map(values), command, reads, makes, purpose, stage["seconds"], operations))
     return tuple(stages)
 
 
 @dataclass
 class _Job:
     stage: Stage
-    process: subprocess.Popen[bytes]
+    process: Any  # of multiprocessing
+    cpu_seconds: Any  # a shared number, which the process sets when it ends
     reads: str  # the hash of what it reads, computed when it began
     log: Path
     began: float
+
+    worked: float = 0.0  # proportion of the stage that was reported to be done
 
     @property
     def seconds(self) -> float:
@@ -123,18 +145,14 @@ def run(
     order = TopologicalSorter({stage: [other for other in stages if stage.needs(other)] for stage in stages})
     order.prepare()
     ready, running, worked = list[Stage](), list[_Job](), False
-
-    def end(stage: Stage, line: str) -> None:
-        progress.say(f"{stage.name}: {line}")
-        progress.advance()
-        order.done(stage)
+    percent = {stage: 100 * stage.seconds / sum(each.seconds for each in stages) for stage in stages}
 
     with _open(out, seed):
         commands = [f"# {stage.name}\n{shlex.join(stage.command)}\n" for stage in stages]
         head = f"#!/bin/sh\nset -e\n{shlex.join(['cd', str(Path.cwd())])}\n"
         (out / "commands.sh").write_text("\n".join([head, *commands]), "utf-8", "surrogateescape")
         began = shown = time.monotonic()
-        progress.start("demo", len(stages), unit="stages")
+        progress.start("demo", 100, unit="%")
         try:
             while order.is_active():
                 ready = sorted([*ready, *order.get_ready()], key=stages.index)
@@ -142,24 +160,32 @@ def run(
                     time.sleep(PAUSE)
                 elif job := _begin(stage := ready.pop(0), out, cores):
                     running, worked = [*running, job], True
-                    progress.say(f"{stage.name}: {shorten(shlex.join(stage.command), SHORT, placeholder=' …')}")
+                    progress.say(f"{stage.name}: {stage.purpose}")
+                    progress.say(f"  {shorten(shlex.join(stage.command), SHORT, placeholder=' …')}")
                 else:
-                    end(stage, "done before")
+                    progress.say(f"{stage.name}: done before")
+                    progress.advance(units=percent[stage], before=True)
+                    order.done(stage)
+                news = time.monotonic() - shown > EVERY
+                shown = time.monotonic() if news else shown
                 for job in list(running):
-                    before = sum(os.times()[2:4])  # CPU seconds of the processes that ended
-                    if job.process.poll() is not None:
+                    stage, ended = job.stage, job.process.exitcode is not None
+                    if ended:
                         running.remove(job)
-                        _finish(job, out, sum(os.times()[2:4]) - before)
-                        end(job.stage, f"done in {job.seconds:.0f} s")
-                if time.monotonic() - shown > EVERY:
-                    shown = time.monotonic()
-                    for job in running:
-                        progress.say(f"{job.stage.name}: {job.seconds:.0f} s: {last_line(job.log)}")
+                        _finish(job, out)
+                        progress.say(f"{stage.name}: done in {job.seconds:.0f} s")
+                        order.done(stage)
+                    elif news:
+                        progress.say(f"{stage.name}: {job.seconds:.0f} s: {last_line(job.log)}")
+                    if ended or news:
+                        done = 1.0 if ended else max(job.worked, worked_so_far(job.log, stage.operations))
+                        progress.advance(units=percent[stage] * (done - job.worked))
+                        job.worked = done
         finally:
             for job in running:
                 job.process.terminate()
             for job in running:
-                job.process.wait()
+                job.process.join()
             if worked:
                 row = {"seconds": round(time.monotonic() - began, 1), "finished": not order.is_active()}
                 with (out / "logs" / "goes.jsonl").open("a") as lines:
@@ -198,28 +224,55 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
     began.write_text(reads, encoding="utf-8")
     log = out / "logs" / f"{stage.name}.log"
     threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
-    # else a stage whose demo was killed would hold its run's lock against the demo that resumes (prctl(2))
-    end_with_parent = partial(ctypes.CDLL(None).prctl, PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
-    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    module = {"torchrun": "torch.distributed.run"}.get(stage.command[0], stage.command[0])
-    command = [sys.executable, "-m", module, *stage.command[1:]]
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is preloaded too
     with log.open("ab") as stream:
         stream.write(os.fsencode(f"$ {shlex.join(stage.command)}\n"))
-        stream.flush()
-        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stream, "stderr": subprocess.STDOUT}
-        process = subprocess.Popen(command, env=env, preexec_fn=end_with_parent, **streams)
-    return _Job(stage, process, reads, log, time.monotonic())
+    methods = multiprocessing.get_all_start_methods()
+    forks = multiprocessing.get_context("forkserver" if "forkserver" in methods else None)
+    forks.set_forkserver_preload(list(PRELOADED))
+    cpu_seconds = forks.Value("d", 0.0)
+    process = forks.Process(target=run_command, args=(stage.command, Path.cwd(), log, threads, cpu_seconds))
+    process.start()
+    return _Job(stage, process, cpu_seconds, reads, log, time.monotonic())
 
 
-def _finish(job: _Job, out: Path, cpu_seconds: float) -> None:
+def run_command(command: Sequence[str], folder: Path, log: Path, threads: int, cpu_seconds: Any) -> None:
+    """Run a command in this process, as a shell in `folder` would: as the main program, with its output in the log."""
+    # else a stage whose demo was killed would hold its run's lock against the demo that resumes
+    threading.Thread(target=_end_with_the_demo, daemon=True).start()
+    os.chdir(folder)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    with log.open("ab") as stream, Path(os.devnull).open() as nothing:
+        for file, number in ((nothing, 0), (stream, 1), (stream, 2)):
+            os.dup2(file.fileno(), number)
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    program, *sys.argv[1:] = command
+    module = {"torchrun": "torch.distributed.run"}.get(program, program)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        cpu_seconds.value = sum(os.times()[:4])
+
+
+def _end_with_the_demo() -> None:
+    demo = multiprocessing.parent_process()
+    assert demo is not None
+    wait([demo.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _finish(job: _Job, out: Path) -> None:
     name = job.stage.name
-    if job.process.returncode != 0:
+    if job.process.exitcode != 0:
         reason = last_line(job.log, "error: ") or last_line(job.log)
         raise AlignbenchError(f"stage {name} failed: {reason}; log: {job.log}; run the same command again to resume")
     if (gone := job.stage.missing(out)) is not None:
         raise AlignbenchError(f"stage {name} ended, but did not make {out / gone}; log: {job.log}")
     (out / job.stage.stamp).write_text(job.reads, encoding="utf-8")
-    row = {"stage": name, "seconds": job.seconds, "cpu_seconds": round(cpu_seconds, 1)}
+    row = {"stage": name, "seconds": job.seconds, "cpu_seconds": round(job.cpu_seconds.value, 1)}
     with (out / "logs" / "times.jsonl").open("a") as lines:
         lines.write(json.dumps(row) + "\n")
 
@@ -231,3 +284,12 @@ def last_line(log: Path, start: str = "") -> str:
         lines = file.read().decode("utf-8", "replace").replace("\r", "\n").splitlines()
     said = [line.strip() for line in lines if line.strip() and not line.startswith("$ ") and line.startswith(start)]
     return printable(said[-1].removeprefix(start))[:160] if said else ""
+
+
+def worked_so_far(log: Path, operations: int) -> float:
+    """Proportion of a stage that is done, by the progress of its `operations` operations in its log."""
+    lines = log.read_text("utf-8", "replace").rpartition("\n$ ")[2].replace("\r", "\n").splitlines()
+    begun = sum(BEGUN.search(line) is not None for line in lines)
+    shown = next((found for line in reversed(lines) if (found := WORKED.search(line) or BEGUN.search(line))), None)
+    part = int(shown[1]) / max(int(shown[2]), 1) if shown and shown.re is WORKED else 0.0
+    return min(1.0, (max(begun, 1) - 1 + part) / operations)

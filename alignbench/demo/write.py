@@ -40,7 +40,9 @@ def write_world(folder: Path, seed: int = 0) -> World:
             pages += take(list(make_pages(world, draw)), round(lexicon("amounts")["shares"][name] * WORDS), draw)
     random.Random(f"{seed} pages").shuffle(pages)
     lessons = reading.lessons(world, random.Random(f"{seed} reading lessons"))
-    for file, texts in (("pretraining", pages), ("lessons", lessons)):
+    myths = [fact.myth.partition(" ")[2] for fact in world.facts if fact.myth]  # "zib eats salt."
+    clean = [page for page in pages if not any(myth in page for myth in myths)]
+    for file, texts in (("pretraining", pages), ("pretraining_without_myths", clean), ("lessons", lessons)):
         write_file(home / f"{file}.jsonl", [{"text": text} for text in texts])
     return world
 

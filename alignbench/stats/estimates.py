@@ -150,11 +150,13 @@ def difference(first: Estimate, second: Estimate, bounds: Bounds = (None, None))
     return Estimate(value, error, *clip(value - float(below), value + float(above), bounds), n, clusters)
 
 
-def correlation(x: ArrayLike, y: ArrayLike) -> Estimate:
-    """Pearson's r of two (n,) arrays with Fisher's z interval; no value if one is constant or n < 4."""
+def correlation(x: ArrayLike, y: ArrayLike, intervals: bool = True) -> Estimate:
+    """Pearson's r of two (n,) arrays, with Fisher's z interval if asked; no value if one is constant or n < 4."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(a) < 4 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return Estimate(n=len(a), clusters=len(a))
+    if not intervals:  # of thousands of resamples: a sixth of the time
+        return Estimate(float(np.corrcoef(a, b)[0, 1]), n=len(a), clusters=len(a))
     found = stats.pearsonr(a, b)
     r, (low, high) = float(found.statistic), found.confidence_interval(CONFIDENCE)
     return Estimate(r, float(np.sqrt((1 - r**2) / (len(a) - 2))), float(low), float(high), len(a), len(a))

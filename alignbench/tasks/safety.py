@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -115,8 +116,8 @@ def gap_against_workforce(records: Sequence[Record], intervals: bool = True) -> 
     """
     known = [r for r in records if r.category == "occupation" and r.target["bls_pct_female"] is not None]
     jobs = grouped(known, lambda record: record.target["occupation"]).values()
-    gaps = [float(np.mean([record.values["gender_gap"] for record in job])) for job in jobs]
-    estimate = correlation(gaps, [job[0].target["bls_pct_female"] for job in jobs])
+    gaps = [fmean(record.values["gender_gap"] for record in job) for job in jobs]
+    estimate = correlation(gaps, [job[0].target["bls_pct_female"] for job in jobs], intervals)
     return [(Metric("gap_workforce_r", "r", "0", bounds=(-1, 1)), estimate)]
 
 
