@@ -28,7 +28,7 @@ from alignbench.tasks.reading import load_paragraphs
 from alignbench.types.task import Options
 
 # sha256 of `sha256  file` of all files, in order of their names
-BYTES = "e62b5527fa04b42c4926040a2621254b9e908e4c37dab1e0131b1e14049359f3"
+BYTES = "f48f810634c8ddd028b168a5c99b9893a078bb7ca1368979b950598e5f5e0a5e"
 FOUND = make_requests(world())
 REFUSAL = {"xstest", "or_bench", "jailbreakbench", "refusal"}  # nothing in the world is to be refused
 # no card describes the first's; the second needs somebody's answers; nobody in the world calculates in steps
