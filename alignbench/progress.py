@@ -31,7 +31,7 @@ class Progress:
         self._done += units
         self._before += units * before
         rate = (self._done - self._before) / max(time.monotonic() - self._began, 1e-9)
-        self._show(units, rate, f"{(self._total - self._done) / rate:.0f} s left" if rate else "", detail)
+        self._show(units, rate, f"{max(self._total - self._done, 0) / rate:.0f} s left" if rate else "", detail)
 
     def say(self, line: str) -> None:
         """Print a message."""
@@ -51,9 +51,10 @@ class PlainProgress(Progress):
         print(printable(line), file=sys.stderr, flush=True)
 
     def _show(self, units: float, rate: float, left: str, detail: str) -> None:
-        if self._done >= self._total or time.monotonic() - self._printed >= EVERY:
+        if self._done > self._total - 1e-6 or time.monotonic() - self._printed >= EVERY:
             self._printed = time.monotonic()
-            done = [f"{self._name}: {self._done:.0f}/{self._total} {self._unit}", *filter(None, (_pace(rate), left))]
+            pace = _pace(rate) if self._unit != "%" else ""
+            done = [f"{self._name}: {self._done:.0f}/{self._total} {self._unit}", *filter(None, (pace, left))]
             self.say(f"{', '.join(done)}; {detail}" if detail else ", ".join(done))
 
 
@@ -84,7 +85,8 @@ class BarProgress(Progress):
         self._bar.console.print(printable(line), markup=False, highlight=False)
 
     def _show(self, units: float, rate: float, left: str, detail: str) -> None:
-        self._bar.update(self._task, advance=units, rate=_pace(rate), left=left)
+        pace = _pace(rate) if self._unit != "%" else ""
+        self._bar.update(self._task, advance=units, rate=pace, left=left)
         if detail:
             self.say(f"{self._name} {self._done}/{self._total}: {detail}")
 

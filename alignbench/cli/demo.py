@@ -23,9 +23,7 @@ def demo(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the demo; finished stages are not repeated.")] = Path("demo"),
     seed: Seed = 0,
-    methods: Annotated[
-        Methods, typer.Option(help="all: also DPO, RLOO and best-of-n, in the reward-tax figure.")
-    ] = "ppo",
+    methods: Annotated[Methods, typer.Option(help="ppo: PPO and PPO-ptx; all: also DPO, RLOO and best-of-n.")] = "ppo",
     label: Annotated[bool, typer.Option("--label", help="Then open a page on which you label the outputs.")] = False,
 ) -> None:
     """Make a world; train base, SFT, reward model, PPO and PPO-ptx in it; evaluate them, and write the report."""

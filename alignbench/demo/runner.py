@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
-import runpy
 import shlex
 import shutil
-import signal
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from importlib.util import find_spec
-from multiprocessing.connection import wait
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -34,6 +28,7 @@ from filelock import FileLock, Timeout
 import alignbench
 from alignbench.console import printable
 from alignbench.demo.lexicon import lexicon
+from alignbench.demo.processes import start
 from alignbench.errors import AlignbenchError
 from alignbench.progress import Progress
 
@@ -42,9 +37,6 @@ HASH = "[0-9a-f]" * 8  # ends the name of each folder of a run, and of a task in
 SIDE_BY_SIDE = 2  # stages at most: more cores are more threads of each, up to MOST_THREADS
 MOST_THREADS = 4  # models this small gain nothing from more
 PAUSE, EVERY = 0.1, 15.0  # seconds between checks of the processes, and between lines about them
-# what the stages import, most of all torch and transformers: once, in the process that they are forked from
-PRELOADED = ("alignbench.demo.pretrain", "alignbench.evaluation.evaluate", "alignbench.models.local", "reports.report",
-    "trainers.ppo", "trainers.reward", "trainers.sft", "transformers.models.llama.modeling_llama")  # fmt: skip
 BEGUN = re.compile(r": \d+ [a-z]+(?:, \d+ already done)?$")  # lines of progress.py
 WORKED = re.compile(r": (\d+)/(\d+) [a-z]+, ")
 SHORT = 160  # characters of a command on the screen; commands.sh has all of it
@@ -98,7 +90,8 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None, metho
     values["checkpoints"] = tuple(f"{{out}}/ppo/checkpoints/iteration-{n}" for n in values["iterations"])
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
 
-    values["others"] = ("{out}/dpo/final", "{out}/rloo/final") if methods == "all" else ()
+    more = ("{out}/dpo", "{out}/rloo") if methods == "all" else ()
+    values |= {"others": tuple(f"{folder}/final" for folder in more), "other_folders": more}
 
     def filled(words: Iterable[str]) -> tuple[str, ...]:
         found = (values[word[1:-1]] if word.startswith("{") and word.endswith("}") else word for word in words)
@@ -113,7 +106,7 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None, metho
             reads = (*stage.get("reads", ()), *(f"logs/{other}.done" for other in after))
             parts = map(filled, (stage["command"].split(), reads, stage["makes"]))
             command, reads, makes = parts
-            purpose, operations = stage["purpose"].format_map(values), 1
+            purpose, operations = stage["purpose"].format_map(values), stage.get("operations", 1)
             if "--tasks" in command:  # "evaluate MODEL … --tasks TASK,…": one operation for each task of each model
                 at = command.index("--tasks")
                 operations = (at - 2) * len(command[at + 1].split(","))
@@ -223,45 +216,10 @@ def _begin(stage: Stage, out: Path, cores: int) -> _Job | None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     began.write_text(reads, encoding="utf-8")
     log = out / "logs" / f"{stage.name}.log"
-    threads = min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE))
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # for what is preloaded too
     with log.open("ab") as stream:
         stream.write(os.fsencode(f"$ {shlex.join(stage.command)}\n"))
-    methods = multiprocessing.get_all_start_methods()
-    forks = multiprocessing.get_context("forkserver" if "forkserver" in methods else None)
-    forks.set_forkserver_preload(list(PRELOADED))
-    cpu_seconds = forks.Value("d", 0.0)
-    process = forks.Process(target=run_command, args=(stage.command, Path.cwd(), log, threads, cpu_seconds))
-    process.start()
+    process, cpu_seconds = start(stage.command, log, min(MOST_THREADS, max(1, cores // SIDE_BY_SIDE)))
     return _Job(stage, process, cpu_seconds, reads, log, time.monotonic())
-
-
-def run_command(command: Sequence[str], folder: Path, log: Path, threads: int, cpu_seconds: Any) -> None:
-    """Run a command in this process, as a shell in `folder` would: as the main program, with its output in the log."""
-    # else a stage whose demo was killed would hold its run's lock against the demo that resumes
-    threading.Thread(target=_end_with_the_demo, daemon=True).start()
-    os.chdir(folder)
-    os.environ |= {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(threads)
-    with log.open("ab") as stream, Path(os.devnull).open() as nothing:
-        for file, number in ((nothing, 0), (stream, 1), (stream, 2)):
-            os.dup2(file.fileno(), number)
-    for output in (sys.stdout, sys.stderr):
-        output.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    program, *sys.argv[1:] = command
-    module = {"torchrun": "torch.distributed.run"}.get(program, program)
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    finally:
-        cpu_seconds.value = sum(os.times()[:4])
-
-
-def _end_with_the_demo() -> None:
-    demo = multiprocessing.parent_process()
-    assert demo is not None
-    wait([demo.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _finish(job: _Job, out: Path) -> None:

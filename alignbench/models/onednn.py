@@ -73,7 +73,9 @@ def fastest_products() -> str:
     found = "onednn" if shortest[_multiply] < SMALLEST_GAIN * shortest[nn.functional.linear] else "torch"
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(found, "utf-8")
+        with suppress(FileExistsError), file.open("x", encoding="utf-8") as first:
+            first.write(found)  # that of the process that is first, for all others
+        return file.read_text("utf-8") or found
     return found
 
 
