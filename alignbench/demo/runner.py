@@ -91,7 +91,8 @@ def plan(out: Path, seed: int = 0, sizes: Mapping[str, Any] | None = None, metho
     values["checkpoint_runs"] = tuple(f"runs/ppo-iteration-{n}-{HASH}" for n in values["iterations"])
 
     more = ("{out}/dpo", "{out}/rloo") if methods == "all" else ()
-    values |= {"others": tuple(f"{folder}/final" for folder in more), "other_folders": more}
+    best = ("sft-best-of-{best_of}",) if methods == "all" else ()  # the beginning of its run folder's name
+    values |= {"others": (*(f"{folder}/final" for folder in more), *best), "other_folders": more}
 
     def filled(words: Iterable[str]) -> tuple[str, ...]:
         found = (values[word[1:-1]] if word.startswith("{") and word.endswith("}") else word for word in words)
