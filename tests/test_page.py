@@ -101,7 +101,7 @@ class TestVerdict:
             r"Capability: inconclusive\. On average over 2 benchmarks, scores rose by 0\.00 % of a metric’s range "
             r"\(95 % interval \[−\d.*RTE: acc ↑ rose from 0\.500 to 0\.800 \(change \+0\.300; 95 % interval "
             r"\[\+0\.\d+, \+0\.\d+\]; p < \.001\)\. samples",
-            r"p < \.05 after Holm’s correction .* a loss of more than 1 % of the metric’s range",
+            r"compared with the model that it was trained from\?", r"p < \.05 after Holm’s correction .* a loss of more than 1 % of the metric’s range",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
         ):  # fmt: skip
@@ -175,6 +175,7 @@ class TestVerdict:
         runs = [write_run(tmp_path, name, rte(rate)) for name, rate in (("a", 0.3), ("b", 0.8))]
         text = text_of(written(gather(runs, reference="b"), tmp_path))
         assert "gain and lose compared with b?" in text
+        assert "gain and lose compared with its reference?" in text_of(written(gather(runs), tmp_path))
         assert "0.800 → 0.300, −0.500" in text
         folder = write_run(tmp_path, "c", *answers("none", "chat", ""))
         audit = compare([str(folder)], across_templates=True)

@@ -48,9 +48,11 @@ def write_page(
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
-    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
-        titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
+        titles = {task: SIZE.sub("", title) for task, title in titles.items()}
+    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
+    if evidence.synthetic:
+        titles = {task: f"{title}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data: dict[str, str] = {}
     progress.start("page", sum(map(len, sets.values())), unit="tables")
