@@ -9,7 +9,19 @@ import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, draw_all, shown_texts
-from report_runs import JUDGE, NASTY, SFT, contest, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import (
+    JUDGE,
+    NASTY,
+    SFT,
+    contest,
+    evidence_of,
+    gather_once,
+    iterations,
+    model,
+    ppo,
+    tax_tasks,
+    training,
+)
 
 from alignbench.audit.abilities import abilities
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
