@@ -337,8 +337,8 @@ class TestLayout:
         page.wait_for_selector(".sample")
         assert [page.input_value(f"#task-{name}") for name in ("order", "reference", "aligned")] == ["best", "0", "2"]
         assert "▲ +1.000 better" in text(page, ".sample")
-        page.goto(f"{file.resolve().as_uri()}#task/rte/1/show/worst/nobody/ppo")
-        page.wait_for_selector("#task-title:text-is('rte')")
+        page.goto(f"{file.resolve().as_uri()}#task/squad2/1/show/best/nobody/ppo")
+        page.wait_for_selector("#task-title:text-is('squad2')")
         page.wait_for_selector(".sample")
         assert [page.input_value(f"#task-{name}") for name in ("order", "reference", "aligned")] == ["worst", "0", ""]
 
