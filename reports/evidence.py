@@ -187,10 +187,6 @@ def _comparable(found: Sequence[T], scorer: Callable[[T], str]) -> list[T]:
     return list(groups[min(order, key=order.__getitem__)].values()) if groups else []
 
 
-class UnfinishedError(AlignbenchError):
-    """There are run folders, but no task is finished."""
-
-
 def gather(
     paths: Sequence[Path], *, reference: str | None = None, lineage: Path | None = None, progress: Progress = SILENT
 ) -> Evidence:
@@ -199,7 +195,7 @@ def gather(
     reference: the system that all others are compared with, instead of the references that their lineages name
     lineage: file that says which model was trained from which, where that is not recorded
 
-    Raises AlignbenchError if a path is none of these, and UnfinishedError if there is no finished task at all.
+    Raises AlignbenchError if a path is none of these, or if there is no finished task at all.
     """
     tables = dict.fromkeys(path.resolve() for path in paths if path.is_file() and path.name.endswith(TABLES))
     found: dict[str, list[Path]] = {"run.json": [], "metrics.jsonl": []}
@@ -223,7 +219,7 @@ def gather(
     final.sort(key=lambda run: len(run.lineage))  # stable: base, SFT, what was trained from it
     labels = tuple(chain.from_iterable(read_labels(str(table)) for table in tables))
     if not during and not final and not labels and not found["metrics.jsonl"]:
-        raise UnfinishedError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
+        raise AlignbenchError(f"{', '.join(map(str, paths))}: no finished task; evaluate first")
     every = (*final, *during, *(run for run in read if not run.tasks))
     notes = [f"{run.name}: unfinished tasks left out: {', '.join(run.unfinished)}" for run in every if run.unfinished]
     audits, reasons = _audits(final, reference, lineage, labels, progress)

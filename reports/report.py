@@ -61,13 +61,15 @@ def report(
         files += written
         left_out |= {name: reason} if reason else {}
         progress.advance()
-    listed = None
+    page, samples = write_page(evidence, drawn, left_out, out, title, shards=shards, progress=progress)
+    former: dict[str, Any] = {}
     with suppress(AlignbenchError):  # a file of another program
-        listed = (read_object(out / MANIFEST) or {}).get("figures")
-    for name in set(map(str, listed)) - set(files) if isinstance(listed, list) else ():
-        (out / "figures" / Path(name).name).unlink(missing_ok=True)  # of an earlier report; other files stay
-    page = write_page(evidence, drawn, left_out, out, title, shards=shards, progress=progress)
-    write_json(out / MANIFEST, {"figures": files, "left_out": left_out})
+        former = read_object(out / MANIFEST) or {}
+    for folder, names in (("figures", files), ("samples", samples)):
+        listed = former.get(folder)
+        for name in set(map(str, listed)) - set(names) if isinstance(listed, list) else ():
+            (out / folder / Path(name).name).unlink(missing_ok=True)  # of an earlier report; other files stay
+    write_json(out / MANIFEST, {"figures": files, "samples": samples, "left_out": left_out})
     return Report(page, tuple(drawn), left_out)
 
 

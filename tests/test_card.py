@@ -63,6 +63,16 @@ def test_a_card_has_two_pages_of_text_and_the_same_bytes_for_the_same_runs(two, 
         assert_one_line_error(run("compare", *arguments), "cannot be written")
 
 
+def test_a_lineage_that_a_file_gives_is_in_the_card(tmp_path):
+    for name, rate in (("start", 0.5), ("tuned", 0.7)):
+        write_run(tmp_path, name, rte(rate))
+    (tmp_path / "lineage.yaml").write_text("tuned: start\n")
+    settings = ("--runs", tmp_path, "--resamples", 200, "--lineage", tmp_path / "lineage.yaml", "--card", tmp_path)
+    assert run("compare", "start", "tuned", *settings).returncode == 0
+    (line,) = re.findall(r"- \*\*tuned\*\*: .*", (tmp_path / "audit-card.md").read_text())
+    assert re.search("; lineage .*start → .*tuned; ", line)
+
+
 def test_markdown_has_verdict_table_provenance_and_limits(two):
     assert to_markdown(card_of(sorted(two.iterdir()))) == MARKDOWN.replace("VERSION", __version__)
 

@@ -9,7 +9,19 @@ import pytest
 from audit_runs import N, shares, write_run
 from cases import cases, write_lines
 from figure_checks import assert_looks_as_before, assert_nothing_overlaps, draw, draw_all, shown_texts
-from report_runs import NASTY, SFT, contest, evidence_of, gather_once, iterations, model, ppo, tax_tasks, training
+from report_runs import (
+    JUDGE,
+    NASTY,
+    SFT,
+    contest,
+    evidence_of,
+    gather_once,
+    iterations,
+    model,
+    ppo,
+    tax_tasks,
+    training,
+)
 
 from alignbench.audit.abilities import abilities
 from alignbench.audit.audit import Audit, Checkpoint, Contrast, Front, Row
@@ -134,8 +146,18 @@ class TestSummary:
         single = table.query("benchmarks == 0 and ability == 'capability'").gain.droplevel(0)
         assert single.to_dict() == pytest.approx({"drop": 10, "hellaswag": 10, "rte": -10})
         assert {"ppo", "against base", "Preference", "Capability"} <= texts_of(drawing)
-        assert "preference gain (+30.0 %" in drawing.alt
+        assert "preference gain (mean +30.0 %" in drawing.alt
         assert_nothing_overlaps(drawing.figure)
+
+    def test_of_several_win_rates_that_of_most_systems_is_shown_also_if_it_is_a_loss(self, tmp_path):
+        task, values, settings = contest(0.9, "base")
+        few = (task, values, settings | {"scorers": [JUDGE | {"name": "reward:other"}]})
+        own = {"base": (), "ppo": (few, contest(0.2, "base")), "sft": (contest(0.3, "base"),)}
+        runs = [write_run(tmp_path, name, *tax_tasks(0.0), *wins) for name, wins in own.items()]
+        drawing = draw(audit.summary, gather(runs))
+        found = drawing.table.query("aligned == 'ppo' and reference == 'base' and ability == 'preference'")
+        assert (found.gain.tolist(), found.verdict.tolist()) == ([pytest.approx(-30)], ["loss"])
+        assert "that with the most systems" in drawing.caption
 
     def test_an_ability_without_a_range_has_a_verdict_and_no_mean(self):
         bits = row("personas", -1.5, 0.2, ability="diversity", unit="bits", tax_of_range=None, span=None)

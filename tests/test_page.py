@@ -22,6 +22,7 @@ from alignbench.audit.compare import compare
 from reports.evidence import Evidence, gather
 from reports.figures import audit
 from reports.page import samples
+from reports.page.abstract import on_preference
 from reports.page.data import COLUMNS, findings, sets_of, task_link, win_rates
 from reports.page.format import number, pack, visible
 from reports.page.page import HERE, SCRIPTS, write_page
@@ -36,11 +37,11 @@ OTHER = {"documents_sha256": "e" * 64}
 @pytest.fixture(scope="module")
 def page(nasty_texts, tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
-    return write_page(nasty_texts, [], LEFT_OUT, out, "A title <b>&").read_text(encoding="utf-8")
+    return write_page(nasty_texts, [], LEFT_OUT, out, "A title <b>&")[0].read_text(encoding="utf-8")
 
 
 def written(evidence, out):
-    return write_page(evidence, [], {}, out, "t").read_text(encoding="utf-8")
+    return write_page(evidence, [], {}, out, "t")[0].read_text(encoding="utf-8")
 
 
 def gathered(out, **systems):
@@ -100,6 +101,7 @@ class TestVerdict:
             r"Capability: inconclusive\. On average over 2 benchmarks, scores rose by 0\.00 % of a metric’s range "
             r"\(95 % interval \[−\d.*RTE: acc ↑ rose from 0\.500 to 0\.800 \(change \+0\.300; 95 % interval "
             r"\[\+0\.\d+, \+0\.\d+\]; p < \.001\)\. samples",
+            r"compared with the model that it was trained from\?",
             r"p < \.05 after Holm’s correction .* a loss of more than 1 % of the metric’s range",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "
             r"metrics: p of McNemar's test\.",
@@ -119,15 +121,16 @@ class TestVerdict:
                 [r"same direction at equal lengths \(win_rate_length_controlled 0\.411 → 0\.659 \[\+0\.",
                  r"; words 40\.0 → 90\.0; agrees_with_longer 1\.000 → 1\.000"]),
             ({"base": rte(0.5), "ppo": [rte(0.8), fair_battles(0.8)]},
-                [r"Improved: preference, capability, calibration\. ▲ Preference improved\. ppo is preferred to base in "
-                 r"80\.0 % of 120 comparisons \(95 % interval \[0\.\d+, 0\.\d+\]; above ½ at equal lengths\)\. samples "
+                [r"Improved: preference, capability, calibration\. ▲ Preference improved\. ppo is preferred to base on "
+                 r"80\.0 % of 120 prompts \(95 % interval \[7\d\.\d, 8\d\.\d\] %; ties count half; above ½ at equal "
+                 r"lengths\)\. samples "
                  r"▲ Capability improved\. On average over 1 benchmark, scores rose by 30\.00 % of a metric’s range"]),
             ({"base": answers("none"),
               "ppo": [*answers("none", "chat"), *(fair_battles(r, {**AGAINST_BASE, "template": t})
                                                   for t, r in (("none", 0.2), ("chat", 0.9)))]},
-                [r"ppo against base Got worse: preference.*▼ Preference got worse\. ppo is preferred to base in 20",
+                [r"ppo against base Got worse: preference.*▼ Preference got worse\. ppo is preferred to base on 20",
                  r"ppo against base, each with its own chat template, if it has one Improved: preference.*▲ Preference "
-                 r"improved\. ppo \(chat\) is preferred to base in 90\.0 %"]),
+                 r"improved\. ppo \(chat\) is preferred to base on 90\.0 %"]),
             ({"before": crows(0.4, 0.6), "after": crows(0.7, 0.55)},
              [r"more even, or less certain: pct_stereotype 0\.600 → 0\.550"]),
             ({"a": answers("none", "chat"), "b": answers("none", "chat")},
@@ -140,6 +143,24 @@ class TestVerdict:
         for own in words:
             assert re.search(own, text_of(page)), own
         assert ('<section id="audit"' in page) == (len(systems) > 1)
+
+    def test_a_win_rate_without_an_interval_says_so(self, tmp_path):
+        found = win_rates(sets(gathered(tmp_path, one=fair_battles(0.5))))["inconclusive"][0]
+        rate = replace(found["metrics"]["win_rate"], low=None, high=None)
+        ((own,),) = (
+            one.sentences for one in on_preference([("inconclusive", found | {"metrics": {"win_rate": rate}})])
+        )
+        assert own.text.startswith("one is preferred to base on 50.0 % of 120 prompts (no interval; ties count half; ")
+
+    def test_links_to_samples_name_the_systems_of_the_folders(self, tmp_path):
+        wins = [(*fair_battles(0.9)[:2], {**AGAINST_BASE, "template": template}) for template in ("none", "chat")]
+        other = ("win_rate", fair_battles(0.2)[1], {"baseline": {"name": "x"}})
+        found = gathered(tmp_path, base=answers("none"), ppo=[*answers("none", "chat"), other, *wins])
+        page = written(found, tmp_path)
+        links = set(re.findall(r'class="samples" href="([^"]*)"', page))
+        names = {"/".join(link.split("/")[-2:]) for link in links if "/show/" in link}
+        assert names == {"base/ppo", "base/ppo%20%28chat%29", "ppo/ppo%20%28chat%29"}
+        assert {link for link in links if "/show/" not in link} == {"#task/win_rate"}
 
     def test_unscored_documents_are_counted_in_verdict_and_tasks(self, tmp_path):
         some = [*shares(0.5)[:85], *[None] * 35]
@@ -155,6 +176,7 @@ class TestVerdict:
         runs = [write_run(tmp_path, name, rte(rate)) for name, rate in (("a", 0.3), ("b", 0.8))]
         text = text_of(written(gather(runs, reference="b"), tmp_path))
         assert "gain and lose compared with b?" in text
+        assert "gain and lose compared with its reference?" in text_of(written(gather(runs), tmp_path))
         assert "0.800 → 0.300, −0.500" in text
         folder = write_run(tmp_path, "c", *answers("none", "chat", ""))
         audit = compare([str(folder)], across_templates=True)
@@ -226,7 +248,7 @@ def test_a_picture_follows_the_theme_and_names_in_it_cannot_act(tmp_path):
     evidence = gather(runs)
     with styled():
         (drawing,) = audit.summary(evidence)
-    page = write_page(evidence, [drawing], {}, tmp_path, "t").read_text(encoding="utf-8")
+    page = write_page(evidence, [drawing], {}, tmp_path, "t")[0].read_text(encoding="utf-8")
     (image,) = re.findall(r'<img src="data:image/svg\+xml;base64,([A-Za-z0-9+/=]*)" alt="([^"<>]*)">', page)
     assert page.index('id="summary"') < page.index('<section id="findings"')
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in image[1]
@@ -363,9 +385,8 @@ class TestSamples:
         last = blocks["task-squad2-0/11"]
         assert last["documents"][9]["prompt"] == columns[119]["prompt"]
         assert last["answers"][0][9]["outputs"] == [{"text": "o" * 100, "thoughts": "so"}]
-        single = write_page(found, [], {}, tmp_path, "t", shards=False).read_text(encoding="utf-8")
+        single = write_page(found, [], {}, tmp_path, "t", shards=False)[0].read_text(encoding="utf-8")
         assert len(unpack(re.findall(r'id="data-task-squad2-0">([^<]*)<', single)[0])["ids"]) == 10
-        assert [file.name for file in folder.iterdir()] == ["mine.js"]
 
 
 class TestProvenance:

@@ -1,6 +1,7 @@
 """The page in headless Chromium, from disk: it can be read and operated by anyone, and no sample can act on it."""
 
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -46,11 +47,11 @@ def file(nasty_texts, tmp_path_factory) -> Path:
     table = pd.DataFrame({"step": range(60), "name": [MARKUP] * 60, "value": [float("nan")] + [0.5] * 59})
     words = ("A <b>figure</b>", "InstructGPT, Fig. 6", drawn, table, "What it shows.", "Rises, then falls.")
     drawings, left_out = [Drawing("a_figure", *words)], {"Likert ratings": "no labels"}
-    return write_page(nasty_texts, drawings, left_out, tmp_path_factory.mktemp("page"), "Nasty samples")
+    return write_page(nasty_texts, drawings, left_out, tmp_path_factory.mktemp("page"), "Nasty samples")[0]
 
 
 def written(out, evidence, shards=None):
-    return write_page(evidence, [], {}, out, "t", shards=shards)
+    return write_page(evidence, [], {}, out, "t", shards=shards)[0]
 
 
 def visit(page, file, place="", search=""):
@@ -173,6 +174,22 @@ class TestOverview:
         page.select_option("#audit-scorer", "words@1")
         tested = shown().query("verdict != '–' and ability == 'toxicity'")
         assert tested[["scorer", "verdict"]].values.tolist() == [["words@1", "retained"]]
+
+    def test_verdicts_of_the_audit_are_not_computed_again_and_its_notes_stay(self, page, tmp_path):
+        evidence = gather(
+            [write_run(tmp_path, name, ("drop", {"f1": shares(f1)})) for name, f1 in (("a", 0.5), ("b", 0.6))]
+        )
+        (contrast,) = evidence.audit.contrasts
+        changes = {"p": 0.04999999, "p_holm": 0.04999999, "verdict": "gain", "note": "one labeler"}  # rounded: .05
+        rows = tuple(replace(row, **changes) if row.primary else row for row in contrast.rows)
+        audit = replace(evidence.audit, contrasts=(replace(contrast, rows=rows),))
+        visit(page, written(tmp_path, replace(evidence, audits={"": audit})))
+        assert column(page, "verdict") == ["▲ gain"]
+        page.fill("#audit-margin", "200")  # more than the range
+        page.press("#audit-margin", "Enter")
+        assert column(page, "verdict") == ["● retained"]
+        assert set(downloaded(page, "#audit-csv")[1].margin_percent) == {100}
+        assert text(page, "#audit-notes") == "drop.f1: one labeler"
 
     def test_a_row_links_to_the_folders_that_it_compares(self, page, tmp_path):
         other = {"shots": 4, "documents_sha256": "e" * 64}
@@ -320,6 +337,10 @@ class TestLayout:
         page.wait_for_selector(".sample")
         assert [page.input_value(f"#task-{name}") for name in ("order", "reference", "aligned")] == ["best", "0", "2"]
         assert "▲ +1.000 better" in text(page, ".sample")
+        page.goto(f"{file.resolve().as_uri()}#task/squad2/1/show/best/nobody/ppo")
+        page.wait_for_selector("#task-title:text-is('squad2')")
+        page.wait_for_selector(".sample")
+        assert [page.input_value(f"#task-{name}") for name in ("order", "reference", "aligned")] == ["worst", "0", ""]
 
     def test_figures_have_the_colours_of_the_theme(self, page, file):
         visit(page, file)

@@ -20,6 +20,8 @@ AFTER = {  # output -> its text with the differences marked, or a remark
     BEFORE: "The same text as the reference.",
     BEFORE.replace(" ", "  "): "The same words as the reference; only spaces differ.",
     OTHER: "More than 1,000 changed words, or more than 500,000 characters: differences are not marked.",
+    f"\n{BEFORE}": "The same words as the reference; only spaces differ.",
+    f"\n{BEFORE}!": f"\n{BEFORE}[+!+]",
     "": "[-The old red barn. It is far, far away.\n北京大学-]",
 }
 

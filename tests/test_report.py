@@ -13,6 +13,7 @@ from commands import assert_one_line_error, refusal, run, run_process
 from matplotlib.figure import Figure
 from report_runs import BASE, bias, iterations, labels, model, tax_tasks, training
 
+from alignbench.cli.report import _state
 from alignbench.progress import Progress
 from reports.drawing import Drawing, save
 from reports.evidence import gather
@@ -191,6 +192,15 @@ def test_a_second_report_removes_only_figures_of_the_first_and_a_csv_file_has_no
         shutil.rmtree(task)
     again = report([folder], tmp_path, reference="ppo")
     assert set(again.drawn[0].table.reference) == {"ppo"}  # figures show the audit against the chosen reference
+    samples = tmp_path / "samples"
+    report([folder], tmp_path, shards=True)
+    mine = samples / f"{0:032}.js"
+    mine.write_text("a file of the user")
+    listed = json.loads((tmp_path / "report.json").read_text())["samples"]
+    assert {*listed, mine.name} == {file.name for file in samples.iterdir()}
+    report([folder], tmp_path, reference="ppo")
+    assert [*samples.iterdir()] == [mine]
+    assert not [*tmp_path.glob("*.tmp")]
     left = {file.name for file in (tmp_path / "figures").iterdir()}
     assert "mine.png" in left
     assert not [name for name in left if name.startswith("bias") or name.endswith(".pdf")]
@@ -212,21 +222,37 @@ def test_each_phase_shows_its_progress_and_the_page_is_opened(runs, tmp_path):
 
 
 def test_watch_writes_the_page_again_when_a_task_is_finished_until_ctrl_c(tmp_path, monkeypatch):
+    """Errors do not end it: the folder of runs is missing at first, later a result is half a file, and mended."""
     runs, page, found = tmp_path / "runs", tmp_path / "report" / "index.html", []
-    write_run(runs, "one", (*HALF, {"finished": False}))
 
     def wait(_):
         found.append(page.read_text() if page.is_file() else "")
-        if len(found) in (1, 3):
-            write_run(runs, ("two", "three")[len(found) > 1], HALF)
+        if len(found) == 1:
+            write_run(runs, "two", HALF)
+        if len(found) == 3:
+            (result,) = write_run(runs, "three", HALF).glob("*/result.json")
+            result.with_name("whole").write_text(result.read_text())
+            result.write_text("{")
         if len(found) == 4:
+            (whole,) = runs.glob("*/*/whole")
+            whole.replace(whole.with_name("result.json"))
+        if len(found) == 5:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("time.sleep", wait)
     done = run("report", runs, "--out", page.parent, "--watch")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "watching ended")
-    assert [("two" in own, "three" in own) for own in found] == [(False, False), *[(True, False)] * 2, (True, True)]
-    assert sum("is written" in line for line in done.stdout.splitlines()) == 2
+    assert [("two" in own, "three" in own) for own in found] == [(False, False), *[(True, False)] * 3, (True, True)]
+    kinds = [word for line in done.stdout.splitlines() for word in ("is written", "waiting") if word in line]
+    assert kinds == ["waiting", "is written", "waiting", "is written"]
+
+
+def test_watch_sees_a_label_that_a_study_has_not_yet_moved_into_its_file(tmp_path):
+    study = tmp_path / "study.db"
+    study.write_bytes(b"")
+    before = _state([study])
+    (tmp_path / "study.db-wal").write_bytes(b"a label")
+    assert _state([study]) != before
 
 
 def test_a_mistake_is_one_line(runs, tmp_path):

@@ -106,10 +106,10 @@ def compare(
     if latex is not None:
         to_latex(audit, latex, every_metric=every)
     if card is not None:
-        from alignbench.runs.read import read_runs
+        from alignbench.runs.read import read_runs, with_lineages
         from reports.card.card import write_card
 
-        write_card(audit, read_runs(models, runs), card)
+        write_card(audit, with_lineages(read_runs(models, runs), lineage), card)
     if junit is not None:
         write_text(junit, to_junit(decisions))
     for line in to_lines(decisions):

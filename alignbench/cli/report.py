@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alignbench.cli.options import IncludePath, Lineage
+from alignbench.errors import AlignbenchError
 from alignbench.progress import for_terminal
 
 if TYPE_CHECKING:
@@ -66,8 +67,6 @@ def report(
 
 def _watch(runs: Sequence[Path], write: Callable[[], "Report"], open_page: bool) -> None:
     """Write the page now, and whenever a task is finished or a table changes, until Ctrl-C."""
-    from reports.evidence import UnfinishedError
-
     before = None
     with suppress(KeyboardInterrupt):
         while True:
@@ -78,16 +77,17 @@ def _watch(runs: Sequence[Path], write: Callable[[], "Report"], open_page: bool)
                     if open_page:
                         _open(page)
                     open_page = False
-                except UnfinishedError:
-                    print("waiting for the first finished task", flush=True)
+                except AlignbenchError as error:  # such as no finished task yet
+                    print(f"{time.strftime('%H:%M:%S')}: waiting for a change: {error}", flush=True)
                 before = now
             time.sleep(EVERY)
     print("watching ended")
 
 
 def _state(runs: Sequence[Path]) -> dict[Path, int]:
-    """Return the time of the last change of each result below the paths, and of each path that is a file."""
-    files = [path for path in runs if path.is_file()]
+    """Return the time of the last change of each result below the paths, and of each path that is a file. A study's
+    last labels may be in the file beside it that SQLite writes first."""
+    files = [file for path in runs if path.is_file() for file in (path, Path(f"{path}-wal"))]
     files += [file for path in runs for inside in ("*", "*/*") for file in path.glob(f"{inside}/result.json")]
     found = {}
     for file in files:

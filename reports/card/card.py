@@ -19,7 +19,7 @@ from alignbench.runs.read import Run, TaskRun
 from alignbench.stats.significance import LEVEL
 from alignbench.types.result import MetricResult
 from reports.evidence import Evidence, systems_of
-from reports.page.data import sets_of, win_rates
+from reports.page.data import preferences, sets_of, win_rates
 from reports.style import plain
 
 SAMPLING = ("samples", "temperature", "top_p", "top_k", "max_tokens")
@@ -90,21 +90,20 @@ def make_card(audit: Audit, runs: Sequence[Run]) -> Card:
 
 def with_win_rates(contrasts: Sequence[Contrast], runs: Sequence[Run]) -> Iterator[Contrast]:
     """The contrasts with win rates against their references, in which nothing is paired: a model wins half against
-    itself. The verdict is that of the report page."""
+    itself. Verdict and name of the ability are those of the report page."""
     evidence = Evidence(tuple(system for run in runs for system in systems_of(run)))
     wins = win_rates({"win_rate": sets_of(evidence, "win_rate")} if "win_rate" in evidence.tasks else {})
     for contrast in contrasts:
-        chat = f"{contrast.aligned} (chat)" if contrast.templates == "own" else ""
-        pair = chat if chat in {own.name for own in evidence.systems} else contrast.aligned, contrast.reference
-        for verdict, win in [(verdict, win) for verdict, found in wins.items() for win in found]:
-            if (win["system"], win["baseline"]) == pair:
-                rate, equal = (win["metrics"].get(name) for name in ("win_rate", "win_rate_length_controlled"))
-                folder = next(own.path for system, own in win["samples"].folders if system.name == win["system"])
-                lengths = f"at equal lengths {_measured(equal)}" if equal else "lengths are not controlled"
-                clause = f"The win rate against {pair[1]} is {_measured(rate)}; {lengths}"
-                row = _win_row(rate, verdict, folder)
-                found = AbilityVerdict("preference", row.verdict, f"Preference: {verdict}. {clause}.", (clause,), ())
-                contrast = replace(contrast, rows=(row, *contrast.rows), abilities=(found, *contrast.abilities))
+        both = any(own.ability == "preference" for own in contrast.abilities)  # such as judgements of labelers
+        name = "win rate" if both else "preference"
+        for verdict, win in preferences(wins, evidence.systems, contrast):
+            rate, equal = (win["metrics"].get(metric) for metric in ("win_rate", "win_rate_length_controlled"))
+            folder = next(own.path for system, own in win["samples"].folders if system.name == win["system"])
+            lengths = f"at equal lengths {_measured(equal)}" if equal else "lengths are not controlled"
+            clause = f"The win rate against {contrast.reference} is {_measured(rate)}; {lengths}"
+            row = _win_row(rate, verdict, folder)
+            found = AbilityVerdict(name, row.verdict, f"{name.capitalize()}: {verdict}. {clause}.", (clause,), ())
+            contrast = replace(contrast, rows=(row, *contrast.rows), abilities=(found, *contrast.abilities))
         yield contrast
 
 

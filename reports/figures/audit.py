@@ -9,27 +9,22 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from alignbench.audit.abilities import ABILITIES, title_of
 from alignbench.audit.audit import Contrast, Row
 from alignbench.audit.tax import CAPABILITY, macro
+from reports.abilities import LOOKS, PERCENT
 from reports.chart import HALO, Panel, panel_grid
 from reports.drawing import Drawing, NoDataError, describe
 from reports.evidence import Evidence
 from reports.page.data import preferences, sets_of, win_rates
-from reports.style import FAINT, GAIN, INK, LOSS, OPEN, SHADE, SMALL, new_figure, wrapped, wrapped_names
+from reports.style import FAINT, INK, SHADE, SMALL, new_figure, wrapped, wrapped_names
 
 MOST_PANELS, MOST_CONTRASTS, MOST_ROWS = 12, 6, 40
 LETTERS = 36  # of a row's name
-PERCENT = "% of the metric's range"
 ROW, FRAME, GAP = 0.19, 0.75, 0.35  # inches of a row and of a panel's frame; rows above a group's name
-VERDICTS = {  # verdict -> plural, colour, marker, its inside
-    "gain": ("gains", GAIN, ">", GAIN),
-    "loss": ("losses", LOSS, "<", LOSS),
-    "retained": ("retained", OPEN, "o", OPEN),
-    "inconclusive": ("inconclusive", OPEN, "o", "white"),
-}
-OF_ABILITIES = VERDICTS | {"mixed": ("mixed", INK, "D", INK)}
+PLURALS = {"gain": "gains", "loss": "losses", "retained": "retained", "inconclusive": "inconclusive"}
 COLUMNS = ("ability", "group", "task", "variant", "metric", "verdict", "p_holm", "n", "test", "scorer")
 
 
@@ -41,39 +36,44 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
     table = pd.DataFrame(row for own, rates in judged for row in _ability_rows(own, rates)).assign(drawn=False)
     if table.empty:
         return
-    places = {ability: place for place, ability in enumerate(a for a in ABILITIES if a in set(table.ability))}
+    found = set(table.ability)
+    places = {ability: place for place, ability in enumerate(a for a in ABILITIES if a in found)}
     panels, chosen = [], list(table.groupby(["aligned", "reference", "templates"], sort=False))[:MOST_PANELS]
     for (aligned, reference, templates), own in chosen:
         table.loc[own.index, "drawn"] = True
         words = f"against {reference}" + ", own templates" * (templates == "own")
         panels.append(Panel(wrapped(aligned, 20), own, wrapped(words, 24)))
     marks = [
-        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=verdict)
-        for verdict, (_, colour, marker, inside) in OF_ABILITIES.items()
+        Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, linestyle="none", label=verdict)
+        for verdict, (colour, marker, inside, _) in LOOKS.items()
         if verdict in set(table.verdict)
     ]
+    marks.append(Line2D([], [], color=FAINT, marker="|", markersize=9, markeredgewidth=2, label="mean"))
     marks.append(Line2D([], [], color=FAINT, marker=".", markersize=4, linestyle="none", label="a single benchmark"))
     figure, grid = panel_grid(panels, 0.8 + 0.24 * len(places), key=marks, sharex=True, sharey=True)
     for axes, panel in zip(grid, panels, strict=True):
         axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+        beside = offset_copy(axes.get_yaxis_transform(), figure, x=-6, units="points")
         for row in panel.table.itertuples():
-            _, colour, marker, inside = OF_ABILITIES[row.verdict]
+            colour, marker, inside, _ = LOOKS[row.verdict]
             place = places[row.ability]
+            if row.benchmarks:  # the verdict, beside the name: it need not be that of the mean
+                mark: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markersize": 5, "clip_on": False}
+                axes.plot([0], [place], marker, **mark, transform=beside)
             if pd.isna(row.gain):
                 text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": SMALL, "path_effects": HALO}
                 text |= {"color": colour, "transform": axes.get_yaxis_transform()}
                 axes.text(0.5, place, f"{row.verdict} in {row.unit}", **text)
             elif row.benchmarks:
-                axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.8, zorder=2)
-                style: dict[str, Any] = {"color": colour, "markerfacecolor": inside, "markeredgewidth": 1.3}
-                axes.plot([row.gain], [place], marker, markersize=5.5, zorder=3, **style)
+                axes.plot([row.low, row.high], [place, place], color=FAINT, linewidth=1.8, zorder=2)
+                axes.plot([row.gain], [place], "|", color=FAINT, markersize=9, markeredgewidth=2, zorder=3)
             else:
                 axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
         for ability in set(places) - set(panel.table.ability):
             axes.text(0.02, places[ability], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         axes.set_ylim(len(places) - 0.35, -0.6)
         axes.set_yticks(range(len(places)), [ability.capitalize() for ability in places])
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, pad=11)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x")
@@ -84,12 +84,13 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
 def _ability_rows(contrast: Contrast, rates: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
     """Yield a row per ability of a contrast, then one per benchmark of it; the improvement in percent of the range.
 
-    rates: win rates of the aligned model against the reference, which stand for preference if nothing else does
+    rates: win rates of the aligned model against the reference; that of the set with the most systems stands for
+        preference if nothing else does
     benchmarks: how many the mean is over; 0 for a single one. Without a finite range, an ability has no mean.
     """
     models = {"aligned": contrast.aligned, "reference": contrast.reference, "templates": contrast.templates}
     judged = any(own.ability == "preference" for own in contrast.abilities)
-    for verdict, one in rates[: 0 if judged else 1]:
+    for verdict, one in sorted(rates, key=lambda own: own[1]["samples"].number)[: 0 if judged else 1]:
         rate = one["metrics"]["win_rate"]
         of_rate = {"gain": rate.value, "low": rate.low, "high": rate.high}
         ends = {name: np.nan if end is None else 100 * (end - 0.5) for name, end in of_rate.items()}
@@ -138,7 +139,8 @@ def forest(evidence: Evidence) -> Iterator[Drawing]:
         for axes, own in zip(grid.flat, panels, strict=True):
             _panel(axes, own, labels)
         marks, results = [], []
-        for verdict, (plural, colour, marker, inside) in VERDICTS.items():
+        for verdict, plural in PLURALS.items():
+            colour, marker, inside, _ = LOOKS[verdict]
             own = shown[shown.verdict == verdict]
             label = f"{verdict} ({len(own)})"
             marks += [Line2D([], [], color=colour, marker=marker, markerfacecolor=inside, label=label)] * (len(own) > 0)
@@ -180,7 +182,7 @@ def _panel(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
         for at, row in own.sort_values(["gain", "task", "variant"], ascending=[False, True, True]).iterrows():
             tall = _tall(names[at])
             place += tall / 2
-            _, colour, marker, inside = VERDICTS.get(row.verdict, VERDICTS["inconclusive"])
+            colour, marker, inside, _ = LOOKS[row.verdict]
             axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1.5, zorder=2)
             axes.plot([row.gain], [place], marker, color=colour, markerfacecolor=inside, markersize=5.5, zorder=3)
             ink = INK if row.verdict in ("gain", "loss") else FAINT

@@ -69,11 +69,12 @@ def verdicts_on(
         if own.verdict == "mixed":  # the strongest gain and the strongest loss
             first = [next(row for row in rows if row.verdict == verdict) for verdict in ("gain", "loss")]
             rows = first + [row for row in rows if row not in first]
-        sentences = []
-        for row in rows:
-            samples, names = of_folder.get(row.aligned_folder), (contrast.reference, contrast.aligned)
-            link = _link(samples, row.verdict, *names) if samples else ""
-            sentences.append(Sentence(_change(row, titles.get(row.task, row.task), margin), link))
+        sentences = [
+            Sentence(
+                _change(row, titles.get(row.task, row.task), margin), _link(of_folder.get(row.aligned_folder), row)
+            )
+            for row in rows
+        ]
         shown = 2 if own.verdict == "mixed" else 1
         if own.ability == CAPABILITY and contrast.mean:
             sentences.insert(0, Sentence(_mean(contrast.mean)))
@@ -86,9 +87,15 @@ def on_preference(wins: Sequence[tuple[str, dict[str, Any]]], name: str = "prefe
     return [Verdict(name, verdict, (_win(one),)) for verdict, one in wins]
 
 
-def _link(samples: TaskSet, verdict: str, reference: str, aligned: str) -> str:
-    """Return the address of the samples of a comparison, those that show a gain or a loss first."""
-    parts = (samples.task, str(samples.number + 1), "show", FIRST.get(verdict, "change"), reference, aligned)
+def _link(samples: TaskSet | None, row: Row) -> str:
+    """Return the address of the samples that a row compares, those that show a gain or a loss first; "" without."""
+    if samples is None:
+        return ""
+    systems = {own.path: system.name for system, own in samples.folders}  # "ppo (chat)", where a contrast has "ppo"
+    if row.reference_folder not in systems or row.aligned_folder not in systems:
+        return samples.link
+    names = systems[row.reference_folder], systems[row.aligned_folder]
+    parts = (samples.task, str(samples.number + 1), "show", FIRST.get(row.verdict, "change"), *names)
     return "#task/" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -128,7 +135,9 @@ def _mean(mean: MeanTax) -> str:
 
 def _win(one: Mapping[str, Any]) -> Sentence:
     rate, equal = one["metrics"]["win_rate"], one["equal"]
-    facts = [f"95 % interval {interval(rate, rate.unit)}", "lengths not controlled" if equal is None else EQUAL[equal]]
-    text = f"{one['system']} is preferred to {one['baseline']} in {100 * rate.value:.1f} % of {rate.n:,} comparisons"
-    link = _link(one["samples"], "gain" if rate.value >= 0.5 else "loss", one["baseline"], one["system"])
-    return Sentence(f"{text} ({'; '.join(facts)})", link)
+    ends = [f"{100 * end:.1f}" for end in (rate.low, rate.high) if end is not None]
+    facts = [f"95 % interval [{', '.join(ends)}] %" if ends else "no interval", "ties count half"]
+    facts.append("lengths not controlled" if equal is None else EQUAL[equal])
+    text = f"{one['system']} is preferred to {one['baseline']} on {100 * rate.value:.1f} % of {rate.n:,} prompts"
+    # the baseline's answers are references of the documents: no system whose samples could be chosen
+    return Sentence(f"{text} ({'; '.join(facts)})", one["samples"].link)

@@ -33,12 +33,20 @@ function adjust(values, correction) {
 // The settings of the verdicts; a margin that is not a number is that of the report.
 function auditSettings() {
   const margin = $("audit-margin").valueAsNumber;
-  return { margin: Number.isFinite(margin) && margin >= 0 ? margin : audit.core.margin, correction: $("audit-correction").value, scorer: $("audit-scorer").value };
+  return { margin: Number.isFinite(margin) ? Math.min(Math.max(margin, 0), 100) : audit.core.margin, correction: $("audit-correction").value, scorer: $("audit-scorer").value };
 }
+
+// Whether the settings are those of the audit.
+const asAudited = ({ margin, correction, scorer }) => margin === audit.core.margin && correction === "holm" && !scorer;
 
 // The verdicts of a contrast, by the rules of alignbench/audit/abilities.py: one row of each family is tested, the first
 // of those by the chosen scorer, if the family has some.
-function judge(rows, { margin, correction, scorer }) {
+function judge(rows, settings) {
+  if (asAudited(settings)) { // numbers of the page are rounded: they could give other verdicts
+    for (const row of rows) Object.assign(row, row.audited);
+    return;
+  }
+  const { margin, correction, scorer } = settings;
   const primary = new Map(), mine = (row) => Boolean(scorer) && row.scorer === scorer;
   for (const row of [...rows].sort((a, b) => a.rank - b.rank)) {
     const own = primary.get(row.family);
@@ -51,11 +59,12 @@ function judge(rows, { margin, correction, scorer }) {
     row.detectable = row.gain !== null && row.standard_error ? audit.core.factors[tests - 1] * row.standard_error : null;
     row.primary = chosen;
     row.verdict = NONE;
+    row.note = row.audited.note.startsWith("p is below") ? "" : row.audited.note;
     if (row.gain === null) continue; // its note says why it is not tested
     const within = row.span !== null && row.gain_low !== null && row.gain_low >= (-margin / 100) * row.span;
     if (chosen) row.verdict = row.p_adjusted !== null && row.p_adjusted < LEVEL ? (row.gain > 0 ? "gain" : "loss") : within ? "retained" : "inconclusive";
     const only = chosen && row.p !== null && row.p < LEVEL && !["gain", "loss"].includes(row.verdict);
-    row.note = only ? `p is below ${LEVEL} only before the correction for ${tested.length} tests` : "";
+    if (only) row.note = `p is below ${LEVEL} only before the correction for ${tested.length} tests`;
   }
 }
 
@@ -162,8 +171,7 @@ function showAudit(page = 0) {
   const all = contrasts.reduce((sum, one) => sum + one.rows.length, 0);
   const number = (kind) => audit.rows.filter((row) => row.verdict === kind).length;
   $("audit-count").textContent = `${count(audit.rows.length)} of ${count(all)} rows: ${number("gain")} gains, ${number("loss")} losses, ${number("retained")} retained, ${number("inconclusive")} inconclusive.`;
-  const { margin, correction } = auditSettings(), same = margin === audit.core.margin && correction === "holm" && !$("audit-scorer").value;
-  $("audit-settings").textContent = same ? "" : "The verdict and the findings above have other settings: Holm’s correction, " +
+  $("audit-settings").textContent = asAudited(auditSettings()) ? "" : "The verdict and the findings above have other settings: Holm’s correction, " +
     `a margin of ${audit.core.margin} % of the range, and the first scorer of each task.`;
   const notes = contrasts.flatMap((one) => one.notes.map((note) => (contrasts.length > 1 ? `${one.aligned} against ${one.reference}: ${note}` : note)));
   const remarks = audit.rows.filter((row) => row.note).map((row) => `${row.task}.${row.metric}: ${row.note}`);
@@ -208,6 +216,7 @@ function startAudit(core) {
       const row = Object.fromEntries(core.columns.map((name, place) => [name, cells[place]]));
       row.set = one.sets[place];
       row.rank = one.ranks[place];
+      row.audited = { verdict: row.verdict, p_adjusted: row.p_holm, detectable: row.detectable, primary: row.primary, note: row.note };
       row.referenceName = one.reference;
       row.alignedName = one.aligned;
       row.hay = [row.task, core.tasks[row.task]?.title, row.metric, row.ability, row.group, row.variant, row.scorer, one.aligned, one.reference].join(" ").toLowerCase();

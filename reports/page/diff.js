@@ -10,13 +10,13 @@ const TOKEN = new RegExp(`(?:(?:(?![${UNSPACED}])[\\p{L}\\p{M}\\p{N}_])+|[^\\s])
 function diffWords(before, after) {
   if (Math.max(before.length, after.length) > MOST_DIFF) return null;
   const numbers = new Map(), numbered = (word) => numbers.get(word.trimEnd()) ?? numbers.set(word.trimEnd(), numbers.size).get(word.trimEnd());
-  const [a, b] = [before.match(TOKEN) || [], after.match(TOKEN) || []], [m, n] = [a.map(numbered), b.map(numbered)];
+  const [a, b] = [before, after].map((text) => text.trimStart().match(TOKEN) || []), [m, n] = [a.map(numbered), b.map(numbered)];
   let start = 0, end = 0;
   while (start < m.length && start < n.length && m[start] === n[start]) start++;
   while (end < m.length - start && end < n.length - start && m[m.length - 1 - end] === n[n.length - 1 - end]) end++;
   const middle = editScript(m.slice(start, m.length - end), n.slice(start, n.length - end));
   if (!middle) return null;
-  const parts = [], words = { same: [], removed: [], added: [] };
+  const parts = [], space = after.slice(0, after.length - after.trimStart().length), words = { same: space ? [space] : [], removed: [], added: [] };
   const flush = (...kinds) => kinds.forEach((kind) => { if (words[kind].length) parts.push([kind, words[kind].splice(0).join("")]); });
   let x = 0, y = 0;
   const step = (kind) => {

@@ -34,12 +34,12 @@ function decoded(text) {
   try { return decodeURIComponent(text); } catch { return text; }
 }
 
-// Shows the samples of a comparison, as links of the verdict name it: order, reference, compared system.
+// Shows the samples of a comparison, as links of the verdict name it: order, reference, compared system. Nothing changes
+// if one of the systems is unknown.
 function showComparison([order, ...names]) {
-  ["task-reference", "task-aligned"].forEach((id, place) => {
-    const option = [...$(id).options].find((one) => one.text === visible(names[place] || ""));
-    if (option) $(id).value = option.value;
-  });
+  const places = names.map((name) => view.block.systems.indexOf(name));
+  if (places.length !== 2 || places.includes(-1)) return;
+  [$("task-reference").value, $("task-aligned").value] = places.map(String);
   $("task-order").value = order;
   $("task-order").dispatchEvent(new Event("change", { bubbles: true }));
 }
@@ -54,8 +54,9 @@ async function route(core, first) {
     const ready = openTask(core, decoded(parts[1]), Number(parts[2] || 1) - 1, sample);
     window.scrollTo(0, 0);
     if (!first && !sample) $("task-title").focus({ preventScroll: true });
+    const place = location.hash;
     await ready;
-    if (view && parts[3] === "show") showComparison(parts.slice(4).map(decoded));
+    if (view && parts[3] === "show" && location.hash === place) showComparison(parts.slice(4).map(decoded));
     return;
   }
   document.title = TITLE;

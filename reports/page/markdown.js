@@ -9,6 +9,7 @@ function fenced(text) {
 
 function inlineCode(text) {
   const line = visible(text).replace(/\s+/g, " "), bar = fenceFor(line, 1);
+  if (!line.trim()) return "(empty)"; // a code span needs text
   return /^[` ]|[` ]$/.test(line) ? `${bar} ${line} ${bar}` : `${bar}${line}${bar}`;
 }
 

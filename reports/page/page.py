@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,14 +31,13 @@ SUMMARY = "audit_summary"  # the figure below the verdict
 # in the order of their use
 SCRIPTS = ("dom.js", "format.js", "audit.js", "diff.js", "sample.js", "markdown.js", "task.js", "main.js")
 SINGLE_FILE = 25_000_000  # bytes of packed samples: a page with more has them in files beside it
-SHARD = re.compile(r"[0-9a-f]{32}\.js")
 
 
 def write_page(
     evidence: Evidence, drawn: Sequence[Drawing], left_out: Mapping[str, str], out: Path, title: str, *,
     shards: bool | None = None, progress: Progress | None = None,
-) -> Path:  # fmt: skip
-    """Write out/index.html and return its path.
+) -> tuple[Path, list[str]]:  # fmt: skip
+    """Write out/index.html completely or not at all; return its path, and the names of its files in out/samples.
 
     drawn: figures; those that `reports.drawing.save` has not yet written to out/figures are written now
     left_out: title -> reason of figures without data
@@ -48,9 +48,11 @@ def write_page(
     sets = {task: sets_of(evidence, task) for task in evidence.tasks}
     found = {task: evidence.task(task) for task in evidence.tasks}  # None: this version of alignbench does not know it
     titles = {task: own.title if own else task for task, own in found.items()}
-    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
     if evidence.synthetic:  # a title may name the size of the real data set
-        titles = {task: f"{SIZE.sub('', title)}, {SYNTHETIC}" for task, title in titles.items()}
+        titles = {task: SIZE.sub("", title) for task, title in titles.items()}
+    short_titles = {LABELS: LABELS_TITLE} | {task: ASIDE.sub("", title) for task, title in titles.items()}
+    if evidence.synthetic:
+        titles = {task: f"{title}, {SYNTHETIC}" for task, title in titles.items()}
     groups = {task: own.group or own.ability if own else "" for task, own in found.items()}
     data: dict[str, str] = {}
     progress.start("page", sum(map(len, sets.values())), unit="tables")
@@ -109,13 +111,14 @@ def write_page(
         data={name: Markup(block) for name, block in data.items()},
     )  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    file = out / "index.html"
-    file.write_text(text, encoding="utf-8", newline="\n")
-    return file
+    file, temporary = out / "index.html", out / "index.html.tmp"
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(temporary, file)
+    return file, [Path(name).name for name in beside.values()]
 
 
 def _write_shards(blocks: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Write each block to a file of its own, and return block -> file. Files of an earlier page are removed.
+    """Write each block to a file of its own, and return block -> file. Files of an earlier page stay.
 
     A page that was opened from disk cannot fetch: browsers treat every other file as another origin. They do run
     scripts from there, so a file is a script that hands over its block. `'strict-dynamic'` in the page's policy allows
@@ -128,9 +131,6 @@ def _write_shards(blocks: Mapping[str, str], folder: Path) -> dict[str, str]:
         names[block] = f"{hashlib.sha256(script).hexdigest()[:32]}.js"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / names[block]).write_bytes(script)
-    for file in folder.glob("*.js"):
-        if SHARD.fullmatch(file.name) and file.name not in names.values():
-            file.unlink()
     return {block: f"{folder.name}/{name}" for block, name in names.items()}
 
 

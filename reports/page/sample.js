@@ -109,9 +109,8 @@ const linkToSample = (view, place) => `#task/${encodeURIComponent(view.block.tas
 async function copyLink(view, place, button) {
   history.replaceState(null, "", linkToSample(view, place));
   const copied = navigator.clipboard ? await navigator.clipboard.writeText(location.href).then(() => true, () => false) : false;
-  const name = button.ariaLabel;
   button.textContent = button.ariaLabel = copied ? "Copied" : "Link in the address bar";
-  setTimeout(() => { button.textContent = "Copy link"; button.ariaLabel = name; }, 3000);
+  setTimeout(() => { button.textContent = "Copy link"; button.ariaLabel = `Copy link to ${visible(view.block.ids[place])}`; }, 3000);
 }
 
 // Position in the present order, a box that selects the sample for export, a button that copies its address.
