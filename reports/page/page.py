@@ -95,6 +95,7 @@ def write_page(
     environment.filters |= {"count": "{:,}".format, "value": value, "interval": interval, "sha256": sha256}
     environment.globals |= {"titles": titles | {LABELS: LABELS_TITLE}, "groups": groups, "ARROWS": BETTER}
     environment.globals |= {"abstract": abstract}
+    environment.tests["training_note"] = lambda note: note.startswith("Training ")
     wins, verdicts = win_rates(sets), []
     margin = evidence.audit.margin if evidence.audit else 0.0
     for contrast, by_verdict in findings(evidence.audit, sets) if evidence.audit else ():
