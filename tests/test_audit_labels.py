@@ -1,6 +1,7 @@
 """What labelers said in the verdict of the audit and of the report."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,6 @@ class TestVerdict:
         done = run("report", *runs, file, "--out", tmp_path / "report")
         assert done.returncode == 0, done.stderr
         page = (tmp_path / "report" / "index.html").read_text()
-        assert "labels.win_rate rose by 0.400 from 0.500 to 0.900" in page
+        assert re.search(r"win_rate\s*↑ rose from 0\.500 to 0\.900", page)
         assert "Judgements of labelers" in page
         assert 'href="#task/labels"' not in page

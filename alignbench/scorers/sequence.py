@@ -38,9 +38,9 @@ class SequenceModel:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        from alignbench.models.onednn import choose_products
+        from alignbench.models.onednn import use_onednn
 
-        choose_products(self.model)
+        use_onednn(self.model)
 
     def length(self, text: str) -> int:
         """Number of tokens, without special tokens."""
