@@ -167,7 +167,7 @@ def test_simulated_labelers_label_through_the_page_and_the_report_has_the_win_ra
     made = run("report", *runs, tmp_path / "study.db", "--reference", "sft", "--out", tmp_path / "report")
     assert made.returncode == 0, made.stderr
     page = (tmp_path / "report" / "index.html").read_text()
-    sentences = re.findall(r"labels\.win_rate [^<]*?from 0\.500 to [^<]*? interval [^<]*?\)", page)
+    sentences = re.findall(r"win_rate\s↑ [^<]*?from 0\.500 to [^<]*? interval [^<]*?\)", page)
     assert len(set(sentences)) >= 2, "a win rate with its interval for ppo and for ppo-ptx"
     print("\n".join(dict.fromkeys(sentences)))
     rankings = tmp_path / "rankings.jsonl"

@@ -69,7 +69,7 @@ def summary(evidence: Evidence) -> Iterator[Drawing]:
                 axes.plot([row.gain], [place], "|", color=FAINT, markersize=9, markeredgewidth=2, zorder=3)
             else:
                 axes.plot([row.gain], [place + 0.33], ".", color=colour, markersize=4, zorder=2)
-        for ability in set(places) - set(panel.table.ability):
+        for ability in (one for one in places if one not in set(panel.table.ability)):
             axes.text(0.02, places[ability], "–", color=FAINT, va="center", transform=axes.get_yaxis_transform())
         axes.set_ylim(len(places) - 0.35, -0.6)
         axes.set_yticks(range(len(places)), [ability.capitalize() for ability in places])
