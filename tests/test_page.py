@@ -100,7 +100,7 @@ class TestVerdict:
             r"ppo against base, its pretrained model Improved: calibration\. Inconclusive: capability\.",
             r"Capability: inconclusive\. On average over 2 benchmarks, scores rose by 0\.00 % of a metric’s range "
             r"\(95 % interval \[−\d.*RTE: acc ↑ rose from 0\.500 to 0\.800 \(change \+0\.300; 95 % interval "
-            r"\[\+0\.\d+, \+0\.\d+\]; p < \.001\)\. samples",
+            r"\[\+0\.\d+, \+0\.\d+\]; corrected p < \.001\)\. samples",
             r"compared with the model that it was trained from\?",
             r"p < \.05 after Holm’s correction .* a loss of more than 1 % of the metric’s range",
             r"95 % intervals: 10,000 paired resamples \(seed 0\); adjusted Wald if few documents changed\. Binary "

@@ -21,7 +21,8 @@ HEADS = {  # verdict -> heading of the abilities with it, and what a sentence sa
 NARROW = "\u00a0"  # no line break
 FIRST = {"gain": "best", "loss": "worst"}  # order of the samples
 UNNAMED = ("proportion", "r", "number")  # units that are not written after a number
-EQUAL = {1: "above ½ at equal lengths", -1: "below ½ at equal lengths", 0: "inconclusive at equal lengths"}
+UNSURE = "length may explain it: inconclusive at equal lengths"
+EQUAL = {1: "above ½ at equal lengths", -1: "below ½ at equal lengths", 0: UNSURE}
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _change(row: Row, title: str, margin: float) -> str:
     elif row.p_holm is None:
         facts.append("not tested")
     else:
-        facts.append(f"may be chance: p = {row.p_holm:.2f}".replace("0.", "."))
+        facts.append(f"may be chance: corrected p = {row.p_holm:.2f}".replace("0.", "."))
         if row.detectable is not None:
             facts.append(f"changes below {value(row.detectable, row.unit)} are often missed")
     return f"{title}: {row.metric}{BETTER[row.better].replace(' ', NARROW)} {moved}{unit} ({'; '.join(facts)})"
