@@ -113,7 +113,8 @@ def _change(row: Row, title: str, margin: float) -> str:
     ends = interval(row, row.unit, True)
     facts = [f"change {value(row.delta, row.unit, True)}", f"95 % interval {ends}" if ends else "no interval"]
     if row.verdict in ("gain", "loss") and row.p_holm is not None:
-        facts.append("p < .001" if row.p_holm < 0.001 else f"p = {row.p_holm:.3f}".replace("0.", "."))
+        size = "< .001" if row.p_holm < 0.001 else f"= {row.p_holm:.3f}".replace("0.", ".")
+        facts.append(f"corrected p {size}")
     elif row.verdict == "retained":
         facts.append(f"a loss of more than {margin:g} % of the range is unlikely")
     elif row.p_holm is None:
