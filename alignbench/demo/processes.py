@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from multiprocessing import connection, forkserver
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def _run_server(variables: Mapping[str, str]) -> None:
     """Start the process that others are forked from, if it does not run: with environment variables of its own, without
     the modules of the current folder, and deaf to Ctrl-C, which would end its imports with a traceback."""
     before = dict(os.environ)
+    resource_tracker.ensure_running()  # when it starts, it unblocks the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ |= {**variables, "PYTHONSAFEPATH": "1"}
     try:
