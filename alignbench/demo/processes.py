@@ -26,7 +26,7 @@ def start(command: Sequence[str], log: Path, threads: int) -> tuple[Any, Any]:
     if FORKS:
         own.set_forkserver_preload(list(PRELOADED))
         _run_server({"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": str(threads)})
-    cpu_seconds = own.Value("d", 0.0)
+    cpu_seconds = own.Value("d", 0.0, lock=False)
     process = own.Process(target=run_command, args=(command, Path.cwd(), environment, log, threads, cpu_seconds))
     process.start()
     return process, cpu_seconds
